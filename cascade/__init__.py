@@ -1,0 +1,1 @@
+"""What is being improved: tiers, verifiers, calibration, cost, and the traces they leave."""

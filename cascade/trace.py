@@ -1,0 +1,137 @@
+"""The records of one served query: what was asked, answered, judged, and paid.
+
+All are frozen dataclasses. An unknown value is None, never 0.0. Rates and probabilities are 0..1,
+costs are US dollars, times are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+Message = dict[str, str]
+JsonSchema = dict[str, Any]
+
+
+class Outcome(StrEnum):
+    """What a verifier says of an answer; UNPARSED (it could not judge) is never an acceptance."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    UNPARSED = "unparsed"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request of the traffic, before anybody answered it."""
+
+    id: str
+    time: datetime
+    route: str
+    messages: tuple[Message, ...]
+    schema: JsonSchema | None = None
+    reference: str | None = None
+    """A known right answer, where the traffic carries one (labels, corrected feedback)."""
+    user: str | None = None
+    """Hashed user key."""
+
+    @property
+    def text(self) -> str:
+        """The last user message: what is embedded, clustered and shown."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenConfidence:
+    """Summary of an answer's per-token log-probabilities (natural log), end-of-turn token included."""
+
+    n_tokens: int
+    mean_logprob: float
+    min_logprob: float
+    p10_logprob: float
+    margin: float | None
+    """UCCI's uncertainty u = 1 - mean(p1 - p2) over tokens, from the two likeliest tokens; 0..1,
+    higher is less sure. None where the endpoint gave no second choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A model's answer with its usage. A missing token count makes its cost unknown (None)."""
+
+    text: str
+    model: str
+    """Name of the model and version that answered, as used in the price table."""
+    tokens_in: int | None
+    tokens_out: int | None
+    latency_s: float | None
+    finish_reason: str
+    """"stop" (the model ended its turn), "length" (cut off), or what the endpoint said."""
+    confidence: TokenConfidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement of one answer."""
+
+    outcome: Outcome
+    p_wrong: float | None
+    """Calibrated probability that the answer is wrong; None where a rule decided."""
+    reasons: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        return self.outcome is Outcome.ACCEPT
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One query's way through the cascade."""
+
+    query: Query
+    cheap: Answer
+    cheap_version: str
+    """Registry version (model + adapter + verifier) that served the query."""
+    verdict: Verdict
+    escalated: bool
+    audited: bool
+    """True when an accepted answer was also sent to the flagship."""
+    audit_propensity: float
+    """Probability with which this query's answer would be audited had it been accepted."""
+    flagship: Answer | None
+    cost_usd: float | None
+    """Serving cost: cheap + verifier + (if escalated) flagship. The audit's own cost is apart."""
+    audit_cost_usd: float | None = 0.0
+
+    @property
+    def served_text(self) -> str:
+        """The answer that the user got."""
+        return self.flagship.text if self.escalated and self.flagship is not None else self.cheap.text
+
+
+def query_to_dict(query: Query) -> dict[str, Any]:
+    """JSON-ready form of a query (the row format of a traffic file)."""
+    row = asdict(query)
+    row["time"] = query.time.isoformat()
+    row["messages"] = [dict(m) for m in query.messages]
+    return row
+
+
+def query_from_dict(row: dict[str, Any]) -> Query:
+    """Inverse of `query_to_dict`; unknown keys are ignored. Raises KeyError or ValueError on a bad row."""
+    return Query(
+        id=str(row["id"]),
+        time=datetime.fromisoformat(row["time"]),
+        route=str(row.get("route", "default")),
+        messages=tuple({"role": str(m["role"]), "content": str(m["content"])} for m in row["messages"]),
+        schema=row.get("schema"),
+        reference=row.get("reference"),
+        user=row.get("user"),
+    )
+
+
+def answer_from_dict(row: dict[str, Any]) -> Answer:
+    """Inverse of `dataclasses.asdict` for an Answer."""
+    confidence = row.get("confidence")
+    return Answer(**{**row, "confidence": TokenConfidence(**confidence) if confidence else None})

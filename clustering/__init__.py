@@ -1,0 +1,1 @@
+"""Escalations to clusters: embed, cluster, describe, target."""

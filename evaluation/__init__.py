@@ -1,0 +1,1 @@
+"""Adapter to report: paired replay, grading, metrics with intervals."""

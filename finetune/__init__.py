@@ -1,0 +1,1 @@
+"""Clusters to a training set to an adapter: training set, preflight, LoRA."""

@@ -1,0 +1,1 @@
+"""Prefect flows, config composition, run directory, reports, command line."""

@@ -1,0 +1,1 @@
+"""Report to decision to registry: the gate, the registry and the way back."""
