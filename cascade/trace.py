@@ -135,3 +135,22 @@ def answer_from_dict(row: dict[str, Any]) -> Answer:
     """Inverse of `dataclasses.asdict` for an Answer."""
     confidence = row.get("confidence")
     return Answer(**{**row, "confidence": TokenConfidence(**confidence) if confidence else None})
+
+
+def trace_to_dict(trace: Trace) -> dict[str, Any]:
+    """JSON-ready form of a trace."""
+    return {**asdict(trace), "query": query_to_dict(trace.query)}
+
+
+def trace_from_dict(row: dict[str, Any]) -> Trace:
+    """Inverse of `trace_to_dict`."""
+    verdict = row["verdict"]
+    return Trace(
+        **{
+            **row,
+            "query": query_from_dict(row["query"]),
+            "cheap": answer_from_dict(row["cheap"]),
+            "verdict": Verdict(Outcome(verdict["outcome"]), verdict["p_wrong"], tuple(verdict["reasons"])),
+            "flagship": answer_from_dict(row["flagship"]) if row["flagship"] else None,
+        }
+    )

@@ -1,0 +1,131 @@
+"""One run's configuration: each package's own config class, composed, read from YAML with strict keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cascade.calibration import CalibrationConfig
+from cascade.client import OpenAITierConfig
+from cascade.errors import ConfigError
+from cascade.local import LocalTierConfig
+from cascade.verifiers import RulesConfig
+from clustering.cluster import ClusterConfig
+from clustering.embed import EmbedConfig
+from clustering.target import TargetConfig
+from finetune.lora import TrainConfig
+from finetune.training_set import TrainingSetConfig
+from promotion.gate import GatePolicy
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServeConfig(_Strict):
+    """How `replay` serves traffic."""
+
+    audit_rate: float = Field(0.02, ge=0, le=1)
+    """Share of accepted answers that is also sent to the flagship."""
+    cold_start_queries: int = Field(600, ge=1)
+    """A cascade without a champion sends its first queries to both tiers, to calibrate its verifier."""
+    chunk: int = Field(256, ge=1)
+    """Queries answered, judged and stored together."""
+
+
+class WindowConfig(_Strict):
+    """Which traces a run works on, and how they are split: in time order, shares of the window."""
+
+    days: float | None = Field(None, gt=0)
+    """Length of the window that ends at the newest trace; None takes every trace."""
+    pool: float = Field(0.55, gt=0, lt=1)
+    """Oldest part: escalations are collected and training answers bought here."""
+    calibration: float = Field(0.18, gt=0, lt=1)
+    """Then the part on which verifiers are calibrated."""
+
+    @property
+    def heldout(self) -> float:
+        """The newest part, on which champion and candidate are compared."""
+        return 1 - self.pool - self.calibration
+
+    @model_validator(mode="after")
+    def _leaves_a_heldout_part(self) -> WindowConfig:
+        if self.heldout < 0.05:
+            raise ValueError(
+                f"window.pool + window.calibration is {self.pool + self.calibration:.2f}: leave at least 0.05"
+                " of the window for the held-out slice"
+            )
+        return self
+
+
+class RunConfig(_Strict):
+    """Everything that `replay`, `run` and `compare` need."""
+
+    name: str
+    seed: int = 0
+    state: Path = Path("state")
+    """Folder of what lives across runs: traces, bought answers, registry."""
+    runs: Path = Path("runs")
+    """Folder in which each run has its own."""
+    traffic: Path | None = None
+    """Traffic file that `replay` reads when it is given none."""
+    prices: Path = Path("configs/prices.yaml")
+    budget_usd: float = Field(gt=0)
+    """Hard limit on what one run may pay the flagship."""
+    grade: Literal["exact", "json_exact", "json_f1"] = "json_exact"
+    reference: Literal["flagship", "reference"] = "flagship"
+    """What counts as right: the flagship's answer, or the reference that the traffic carries."""
+    student: LocalTierConfig
+    cheap: OpenAITierConfig | None = None
+    """Where the cheap tier is served (vLLM); None serves the student in this process."""
+    flagship: OpenAITierConfig
+    serve: ServeConfig = ServeConfig()
+    rules: RulesConfig = RulesConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    window: WindowConfig = WindowConfig()
+    embed: EmbedConfig
+    cluster: ClusterConfig = ClusterConfig()
+    target: TargetConfig
+    training_set: TrainingSetConfig
+    train: TrainConfig = TrainConfig()
+    gate: GatePolicy = GatePolicy()
+
+    def dump(self) -> dict[str, Any]:
+        """JSON-ready values, as saved with the run."""
+        return self.model_dump(mode="json")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's top-level mapping. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist: name one with --config") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}, not a mapping of settings")
+    return values
+
+
+def build_config(values: dict[str, Any], source: str) -> RunConfig:
+    """Validate settings. Raises ConfigError that names the first wrong key and its value."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        seen = "" if first["type"] == "missing" else f" (value seen: {first['input']!r})"
+        raise ConfigError(f"{source}: {where}: {first['msg']}{seen}") from None
+
+
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `update` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in update.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

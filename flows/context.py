@@ -1,0 +1,118 @@
+"""What a stage works with: the run's configuration and folder, and the stores that live across runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cascade.client import OpenAITier
+from cascade.cost import PriceTable
+from cascade.errors import InputError, StageError
+from cascade.purchase import AnswerStore, Budget, Buyer
+from cascade.store import SqlTraceStore
+from flows.config import RunConfig, build_config
+from flows.rundir import RunDir, read_json, write_json
+from promotion.registry import Registry
+
+
+@dataclass(frozen=True)
+class State:
+    """The stores below the state folder: traces, bought flagship answers, registry."""
+
+    root: Path
+
+    @cached_property
+    def traces(self) -> SqlTraceStore:
+        return SqlTraceStore(f"sqlite:///{self.root / 'traces.db'}")
+
+    @cached_property
+    def answers(self) -> AnswerStore:
+        return AnswerStore(self.root / "answers.db")
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(f"sqlite:///{self.root / 'registry.db'}", self.root / "adapters")
+
+
+def open_state(config: RunConfig) -> State:
+    """The configuration's state folder, made when it is not there."""
+    config.state.mkdir(parents=True, exist_ok=True)
+    return State(config.state)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run: configuration, folder, seed, window of traces, and the stores."""
+
+    config: RunConfig
+    run: RunDir
+    since: datetime
+    until: datetime
+    state: State
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @cached_property
+    def prices(self) -> PriceTable:
+        return PriceTable.read(self.config.prices)
+
+    @cached_property
+    def flagship(self) -> OpenAITier:
+        return OpenAITier(self.config.flagship)
+
+    @cached_property
+    def buyer(self) -> Buyer:
+        """Buys flagship answers under the run's budget; what an earlier start of the run spent counts."""
+        budget = Budget(self.config.budget_usd, run_id=self.run.run_id, store=self.state.answers)
+        return Buyer(self.flagship, self.prices, self.state.answers, budget)
+
+
+def start_run(config: RunConfig, run_id: str) -> RunContext:
+    """Open a run, or go on with one of that id: configuration and window are those of its first start."""
+    run = RunDir(config.runs / run_id)
+    if (run.root / "run.json").exists():
+        return open_run(run.root)
+    state = open_state(config)
+    since, until = _window(config, state)
+    run.root.mkdir(parents=True, exist_ok=True)
+    head: dict[str, Any] = {
+        "run_id": run_id,
+        "config": config.dump(),
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        "started": datetime.now(UTC).isoformat(),
+    }
+    write_json(run.root / "run.json", head)
+    return RunContext(config, run, since, until, state)
+
+
+def open_run(root: Path) -> RunContext:
+    """The run in a folder. Raises StageError when there is none."""
+    if not (root / "run.json").exists():
+        raise StageError(f"{root} holds no run (run.json is missing): check the run id with `status`")
+    head = read_json(root / "run.json")
+    config = build_config(head["config"], str(root / "run.json"))
+    return RunContext(
+        config=config,
+        run=RunDir(root),
+        since=datetime.fromisoformat(head["since"]),
+        until=datetime.fromisoformat(head["until"]),
+        state=open_state(config),
+    )
+
+
+def _window(config: RunConfig, state: State) -> tuple[datetime, datetime]:
+    span = state.traces.span()
+    if span is None:
+        raise InputError(
+            f"no traces in {state.root}: serve traffic with `cascade-distill replay` or load logs with `ingest` first"
+        )
+    first, last = span
+    if config.window.days is not None:
+        first = max(first, last - timedelta(days=config.window.days))
+    return first, last + timedelta(microseconds=1)
