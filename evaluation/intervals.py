@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import beta, norm
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 
 from cascade.errors import InputError
 
@@ -50,8 +49,8 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interva
     """Exact interval of one rate (Clopper and Pearson 1934): covers at least `confidence`, at any n."""
     _check_counts(successes, n)
     tail = (1 - _checked_confidence(confidence)) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
     return Interval(successes / n, low, high, n, "clopper-pearson")
 
 
@@ -97,7 +96,7 @@ def tango_statistic(n_better: int, n_worse: int, n: int, delta: float) -> float:
 def tango_p_less(n_better: int, n_worse: int, n: int, delta: float = 0.0) -> float:
     """One-sided p-value against H0 "the paired difference is at least delta" (small: it is lower)."""
     _check_pairs(n_better, n_worse, n)
-    return float(norm.cdf(tango_statistic(n_better, n_worse, n, delta)))
+    return float(ndtr(tango_statistic(n_better, n_worse, n, delta)))
 
 
 def bootstrap_mean(
@@ -204,7 +203,7 @@ def pairs_needed(
             f"{difference:g}: disagreement must be in (0, 1] and the difference above -margin"
         )
     spread = max(disagreement - difference**2, 1e-9)
-    z = float(norm.ppf(1 - alpha) + norm.ppf(power))
+    z = float(ndtri(1 - alpha) + ndtri(power))
     return math.ceil(z * z * spread / (margin + difference) ** 2)
 
 
@@ -242,7 +241,7 @@ def _expanded_levels(influence: FloatArray, levels: tuple[float, float]) -> tupl
     fourth = float(np.sum(squares**2))
     # Participation ratio: D rows of equal influence among any number of zeros count as D.
     effective = float(np.sum(squares)) ** 2 / fourth if fourth > 1e-300 else float(len(influence))
-    low = float(norm.cdf(student_t.ppf(levels[0], max(1.0, effective - 1))))
+    low = float(ndtr(stdtrit(max(1.0, effective - 1), levels[0])))
     return low, 1 - low
 
 
@@ -253,15 +252,15 @@ def _bca_levels(
     below = np.mean(drawn < value - tolerance) + 0.5 * np.mean(np.abs(drawn - value) <= tolerance)
     if below <= 0 or below >= 1:
         return levels
-    bias = float(norm.ppf(below))
+    bias = float(ndtri(below))
     spread = jackknife.mean() - jackknife
     scale = float(np.sum(spread**2)) ** 1.5
     acceleration = float(np.sum(spread**3)) / (6 * scale) if scale > 1e-300 else 0.0
 
     def corrected(level: float) -> float:
-        z = bias + float(norm.ppf(level))
+        z = bias + float(ndtri(level))
         shrink = 1 - acceleration * z
-        return float(norm.cdf(bias + z / shrink)) if shrink > 1e-6 else level
+        return float(ndtr(bias + z / shrink)) if shrink > 1e-6 else level
 
     return corrected(levels[0]), corrected(levels[1])
 
@@ -282,7 +281,7 @@ def _checked_confidence(confidence: float) -> float:
 
 
 def _z_two_sided(confidence: float) -> float:
-    return float(norm.ppf((1 + _checked_confidence(confidence)) / 2))
+    return float(ndtri((1 + _checked_confidence(confidence)) / 2))
 
 
 def _check_counts(successes: int, n: int) -> None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from cascade.errors import ConfigError, InputError
 from evaluation.intervals import clopper_pearson, holm, pairs_needed, smallest_n, tango_p_less
@@ -267,10 +267,10 @@ def _p_lower(comparison: Comparison, delta: float, level: float) -> float:
     if not paired.graded:
         return tango_p_less(paired.n_better, paired.n_worse, paired.n, delta)
     found = paired.quality_difference
-    error = (found.high - found.value) / float(norm.ppf(1 - level))
+    error = (found.high - found.value) / float(ndtri(1 - level))
     if error <= 0:
         return 0.0 if found.value < delta else 1.0
-    return float(norm.cdf((found.value - delta) / error))
+    return float(ndtr((found.value - delta) / error))
 
 
 def _check_false_accept(report: EvaluationReport, policy: GatePolicy) -> Check | None:
@@ -304,8 +304,8 @@ def _scaled(n: int, distance: float, half_width: float, alpha: float) -> int | N
     """Rows that settle a bound `half_width` below its estimate, `distance` above what it must clear."""
     if distance <= 0:
         return None
-    z = float(norm.ppf(1 - alpha))
-    return max(n + 1, math.ceil(n * ((z + float(norm.ppf(POWER))) / z * half_width / distance) ** 2))
+    z = float(ndtri(1 - alpha))
+    return max(n + 1, math.ceil(n * ((z + float(ndtri(POWER))) / z * half_width / distance) ** 2))
 
 
 def _points(value: float) -> str:

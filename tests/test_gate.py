@@ -14,7 +14,7 @@ FLAGSHIP = Answer("x", "large", 400, 60, None, "stop")
 CHEAP = Answer("x", "small", 400, 60, None, "stop")
 
 
-def simulated_rows(rng, n, *, escalate=(0.4, 0.3), wrong=(0.03, 0.03), churn=0.15, clusters=6, harm=None):
+def simulated_rows(rng, n, *, escalate=(0.4, 0.3), wrong=(0.03, 0.03), churn=0.15, clusters=2, harm=None):
     """Paired rows: `escalate` and `wrong` (served, among accepted) are (champion, candidate) rates.
 
     The same draw decides for both sides except on a `churn` share, where they are independent. In the
@@ -127,7 +127,7 @@ def test_harm_hidden_in_one_cluster_is_not_promoted():
 
 def test_clusters_that_do_not_regress_rarely_stop_a_promotion():
     shares = outcomes(
-        80, 1200, seed=8, escalate=(0.4, 0.25), wrong=(0.03, 0.03), clusters=20, policy=GatePolicy()
+        60, 1000, seed=8, escalate=(0.4, 0.25), wrong=(0.03, 0.03), clusters=15, policy=GatePolicy()
     )
     assert shares[GateOutcome.REJECT] <= 0.05
 
