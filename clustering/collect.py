@@ -1,0 +1,91 @@
+"""Traces to escalations: what the flagship had to answer, and whether the cheap tier was wrong on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cascade.grade import GradeKind, grade
+from cascade.trace import Answer, Query, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """One escalated query."""
+
+    id: str
+    time: datetime
+    text: str
+    query: Query
+    cheap: Answer
+    flagship: Answer | None
+    cheap_correct: bool | None
+    """Did the rejected cheap answer agree with the flagship's? None without a usable flagship answer."""
+    user: str | None
+    cost_usd: float | None
+    """Serving cost of the query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Escalations in order of time, and how many traces were left out for which reason."""
+
+    escalations: tuple[Escalation, ...]
+    dropped: dict[str, int]
+
+
+def collect_escalations(
+    traces: Iterable[Trace], since: datetime, until: datetime, grade_kind: GradeKind, right_at: float = 1.0
+) -> Collected:
+    """Escalated traces with since <= time < until; a time without a zone is read as UTC.
+
+    The cheap answer counts as right when its grade against the flagship's reaches `right_at` (0..1).
+    Audited answers were accepted, so they are no escalations.
+    """
+    start, end = _utc(since), _utc(until)
+    kept: dict[str, Escalation] = {}
+    dropped: Counter[str] = Counter()
+    for trace in traces:
+        reason = _why_not(trace, start, end, kept)
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept[trace.query.id] = _escalation(trace, grade_kind, right_at)
+    ordered = sorted(kept.values(), key=lambda e: (_utc(e.time), e.id))
+    return Collected(tuple(ordered), dict(sorted(dropped.items())))
+
+
+def _why_not(trace: Trace, start: datetime, end: datetime, kept: dict[str, Escalation]) -> str | None:
+    if not start <= _utc(trace.query.time) < end:
+        return "outside the window"
+    if not trace.escalated:
+        return "not escalated"
+    if not trace.query.text.strip():
+        return "empty text"
+    if trace.query.id in kept:
+        return "same id twice"
+    return None
+
+
+def _escalation(trace: Trace, grade_kind: GradeKind, right_at: float) -> Escalation:
+    flagship, right = trace.flagship, None
+    if flagship is not None and flagship.text.strip() and flagship.finish_reason != "length":
+        right = grade(trace.cheap.text, flagship.text, grade_kind) >= right_at
+    query = trace.query
+    return Escalation(
+        id=query.id,
+        time=query.time,
+        text=query.text,
+        query=query,
+        cheap=trace.cheap,
+        flagship=flagship,
+        cheap_correct=right,
+        user=query.user,
+        cost_usd=trace.cost_usd,
+    )
+
+
+def _utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
