@@ -37,6 +37,7 @@ class Side:
     answer: Answer
     """The cheap tier's answer."""
     passes_rules: bool
+    """False where the verifier rejected without weighing a probability: a rule's rejection."""
     score: float | None
     """The verifier's probability that the cheap answer is right; None where it gave none."""
     accepted: bool
@@ -154,7 +155,6 @@ def _side(case: _Case, answer: Answer, verifier: Judge | None, prices: Pricing) 
         cost = None if cheap_cost is None or large is None else cheap_cost + large
     return Side(
         answer=answer,
-        # A rejection without a probability is a rule's.
         passes_rules=verdict.outcome is not Outcome.REJECT or verdict.p_wrong is not None,
         score=None if verdict.p_wrong is None else 1.0 - verdict.p_wrong,
         accepted=verdict.accepted,
