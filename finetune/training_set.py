@@ -1,0 +1,254 @@
+"""Bought answers and the student's own best ones, filtered into a training set."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from cascade.errors import ConfigError, InputError
+from cascade.grade import GradeKind, grade
+from cascade.trace import Answer, Message, Query, Trace
+from cascade.verifiers import RulesConfig, rule_reasons
+from finetune.redact import redact_texts
+
+Source = Literal["flagship", "replay"]
+_REPLAY_POOL_LIMIT = 5000  # candidates looked at for diversity
+
+
+class TrainingSetConfig(BaseModel):
+    """What goes into a training set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher_permission: str = ""
+    """On what ground the flagship's answers may be trained on (licence, contract); kept with the set."""
+    replay_ratio: float = Field(default=1.0, ge=0)
+    """Replayed answers per flagship answer kept."""
+    max_replay: int | None = Field(default=None, ge=0)
+    replay_min_confidence: float = Field(default=0.5, ge=0, le=1)
+    """Quantile of the pool's mean log-prob below which the student's own answers are not replayed."""
+    max_characters: int = Field(default=20_000, ge=1)
+    """Longest prompt and answer together."""
+    redact_pii: bool = True
+    grade_kind: GradeKind = "json_exact"
+    """How an audited answer is compared with the flagship's."""
+    rules: RulesConfig = RulesConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One conversation with the answer to learn."""
+
+    id: str
+    messages: tuple[Message, ...]
+    answer: str
+    source: Source
+    cluster: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """Examples in a seeded order, what was left out and why, and counts for the manifest."""
+
+    examples: tuple[TrainingExample, ...]
+    dropped: tuple[tuple[str, str], ...]
+    """(query id, reason)."""
+    counts: dict[str, int]
+    """flagship, replay, heldout_overlap, redacted_email, redacted_phone, redacted_card, dropped."""
+    teacher_permission: str
+
+
+def build_training_set(
+    selected: Sequence[tuple[Query, Answer]],
+    replay_pool: Sequence[Trace],
+    heldout_texts: Iterable[str],
+    config: TrainingSetConfig,
+    seed: int,
+    *,
+    clusters: Mapping[str, int] | None = None,
+) -> TrainingSet:
+    """Filter the flagship's answers, add replay in proportion, redact, and shuffle by `seed`.
+
+    `heldout_texts` are the query texts of every held-out slice; an equal text (case, white space and
+    punctuation aside) is left out. `clusters` names the cluster of a query id. Raises ConfigError without a
+    teacher permission and InputError when no flagship answer is left.
+    """
+    if not config.teacher_permission.strip():
+        raise ConfigError(
+            "teacher_permission is empty; say on what ground the flagship's answers may be trained on."
+        )
+    heldout = {normalise(text) for text in heldout_texts}
+    seen: set[str] = set()
+    taught, dropped = _filter(selected, "flagship", heldout, seen, config=config)
+    if not taught:
+        raise InputError(
+            f"None of {len(selected)} flagship answers passed the filters; see the dropped rows."
+        )
+    n_replay = round(config.replay_ratio * len(taught))
+    n_replay = n_replay if config.max_replay is None else min(n_replay, config.max_replay)
+    own, own_dropped = _filter(_replayable(replay_pool, config), "replay", heldout, seen, config=config)
+    replayed = _diverse(own, n_replay, seed)
+    names = clusters or {}
+    examples = [replace(e, cluster=names.get(e.id)) for e in [*taught, *replayed]]
+    redactions: Counter[str] = Counter()
+    if config.redact_pii:
+        examples = [_redact(e, redactions) for e in examples]
+    random.Random(seed).shuffle(examples)
+    dropped += own_dropped
+    counts = {"flagship": len(taught), "replay": len(replayed), "dropped": len(dropped)}
+    counts["heldout_overlap"] = sum(reason == "overlaps a held-out query" for _, reason in dropped)
+    counts |= {f"redacted_{kind}": redactions[kind] for kind in ("email", "phone", "card")}
+    return TrainingSet(tuple(examples), tuple(dropped), counts, config.teacher_permission)
+
+
+def normalise(text: str) -> str:
+    """Text with case, Unicode form, punctuation and white space levelled: equal for trivially equal texts."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
+
+
+def passes_rules(query: Query, answer: Answer, rules: RulesConfig) -> tuple[bool, str]:
+    """(keep, reason): not truncated, refused, empty, or against the query's schema."""
+    reasons = rule_reasons(query, answer, rules)
+    return not reasons, "; ".join(reasons)
+
+
+def is_fitting(query: Query, answer: Answer, max_characters: int) -> tuple[bool, str]:
+    """(keep, reason): there is a user text, and the whole is not longer than `max_characters`."""
+    if not query.text.strip():
+        return False, "empty query"
+    n = sum(len(m["content"]) for m in query.messages) + len(answer.text)
+    return n <= max_characters, f"longer than {max_characters} characters"
+
+
+def is_clean(query: Query, heldout: set[str]) -> tuple[bool, str]:
+    """(keep, reason): its text is in no held-out slice (`heldout` normalised)."""
+    return normalise(query.text) not in heldout, "overlaps a held-out query"
+
+
+def is_new(query: Query, seen: set[str]) -> tuple[bool, str]:
+    """(keep, reason): no example before had the same conversation. Adds it to `seen`."""
+    key = "\n".join(f"{m['role']}: {normalise(m['content'])}" for m in query.messages)
+    new = key not in seen
+    seen.add(key)
+    return new, "duplicate"
+
+
+def write_training_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
+    """Write JSONL, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in examples)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_training_examples(path: Path) -> list[TrainingExample]:
+    """Inverse of `write_training_examples`. Raises InputError naming the line that cannot be used."""
+    if not path.is_file():
+        raise InputError(f"The training set {path} is missing; build it first.")
+    examples = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            examples.append(TrainingExample(**{**row, "messages": tuple(row["messages"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"Line {number} of {path} is no training example ({error}); rebuild it."
+            ) from error
+    return examples
+
+
+def _filter(
+    pairs: Iterable[tuple[Query, Answer]],
+    source: Source,
+    heldout: set[str],
+    seen: set[str],
+    *,
+    config: TrainingSetConfig,
+) -> tuple[list[TrainingExample], list[tuple[str, str]]]:
+    kept, dropped = [], []
+    for query, answer in pairs:
+        reason = next(
+            (why for keep, why in _checks(query, answer, heldout, seen, config=config) if not keep), None
+        )
+        if reason is None:
+            kept.append(TrainingExample(query.id, query.messages, answer.text, source))
+        else:
+            dropped.append((query.id, reason))
+    return kept, dropped
+
+
+def _checks(
+    query: Query, answer: Answer, heldout: set[str], seen: set[str], *, config: TrainingSetConfig
+) -> Iterator[tuple[bool, str]]:
+    yield is_fitting(query, answer, config.max_characters)
+    yield passes_rules(query, answer, config.rules)
+    yield is_clean(query, heldout)
+    yield is_new(query, seen)  # last: only what is kept makes a later one a duplicate
+
+
+def _replayable(pool: Sequence[Trace], config: TrainingSetConfig) -> list[tuple[Query, Answer]]:
+    """The student's accepted answers that no audit proved wrong, the more confident part, surest first."""
+    good = [
+        t for t in pool if not t.escalated and t.verdict.accepted and not _audited_wrong(t, config.grade_kind)
+    ]
+    rated = [(t.cheap.confidence.mean_logprob, t) for t in good if t.cheap.confidence is not None]
+    if not rated:
+        return []
+    floor = float(np.quantile([score for score, _ in rated], config.replay_min_confidence))
+    rated.sort(key=lambda pair: (-pair[0], pair[1].query.id))
+    return [(t.query, t.cheap) for score, t in rated if score >= floor]
+
+
+def _audited_wrong(trace: Trace, kind: GradeKind) -> bool:
+    if not trace.audited or trace.flagship is None:
+        return False
+    return grade(trace.cheap.text, trace.flagship.text, kind) < 1.0
+
+
+def _diverse(examples: Sequence[TrainingExample], n: int, seed: int) -> list[TrainingExample]:
+    """n examples spread over kinds of text: k-means on TF-IDF, then one of each group in turn."""
+    if n >= len(examples):
+        return list(examples)
+    if n <= 0:
+        return []
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rng = random.Random(seed)
+    candidates = rng.sample(list(examples), min(len(examples), max(_REPLAY_POOL_LIMIT, 2 * n)))
+    texts = [
+        next((m["content"] for m in reversed(e.messages) if m["role"] == "user"), "") for e in candidates
+    ]
+    vectors = TfidfVectorizer(token_pattern=r"\w+", max_features=2000).fit_transform(texts)
+    k = min(len(set(texts)), max(1, round(len(candidates) ** 0.5)))
+    labels = MiniBatchKMeans(k, random_state=seed, n_init=1, batch_size=1024).fit_predict(vectors)
+    groups: dict[int, list[TrainingExample]] = {}
+    for label, example in zip(labels, candidates, strict=True):
+        groups.setdefault(int(label), []).append(example)
+    rounds = max(len(group) for group in groups.values())
+    turns = [group[i] for i in range(rounds) for _, group in sorted(groups.items()) if i < len(group)]
+    return turns[:n]
+
+
+def _redact(example: TrainingExample, redactions: Counter[str]) -> TrainingExample:
+    texts, counts = redact_texts([*(m["content"] for m in example.messages), example.answer])
+    redactions.update(counts)
+    messages = tuple({**m, "content": text} for m, text in zip(example.messages, texts, strict=False))
+    return replace(example, messages=messages, answer=texts[-1])
