@@ -61,11 +61,6 @@ class TrainConfig(BaseModel):
     """Of the frozen base; the adapter and its optimizer are float32. "auto" is bfloat16 where it is quick."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
 
-    @field_validator("base_model", mode="before")
-    @classmethod
-    def _path_to_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, Path) else value
-
 
 class TrainSpec(TrainConfig):
     """One training run, complete: the file that finetune.lora is started with."""
@@ -82,6 +77,11 @@ class TrainSpec(TrainConfig):
     token_budget: int | None = Field(default=None, ge=1)
     """Train on at most this many tokens, repeating the data as needed; `epochs` is then not used."""
     seed: int = 0
+
+    @field_validator("base_model", mode="before")
+    @classmethod
+    def _path_to_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
 
 def train(spec: TrainSpec, work_dir: Path) -> None:
