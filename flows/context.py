@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from cascade.purchase import AnswerStore, Budget, Buyer
 from cascade.store import SqlTraceStore
 from flows.config import RunConfig, build_config
 from flows.rundir import RunDir, read_json, write_json
-from promotion.registry import Registry
+from promotion.registry import Registry, Version
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class State:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(f"sqlite:///{self.root / 'registry.db'}", self.root / "adapters")
+        return Registry(f"sqlite:///{self.root / 'registry.db'}", self.root)
 
 
 def open_state(config: RunConfig) -> State:
@@ -51,7 +51,9 @@ class RunContext:
     run: RunDir
     since: datetime
     until: datetime
+    champion_id: str
     state: State
+    own_arm: str = "targeted"
 
     @property
     def seed(self) -> int:
@@ -59,7 +61,7 @@ class RunContext:
 
     @cached_property
     def prices(self) -> PriceTable:
-        return PriceTable.read(self.config.prices)
+        return PriceTable.from_yaml(self.config.prices)
 
     @cached_property
     def flagship(self) -> OpenAITier:
@@ -68,8 +70,20 @@ class RunContext:
     @cached_property
     def buyer(self) -> Buyer:
         """Buys flagship answers under the run's budget; what an earlier start of the run spent counts."""
-        budget = Budget(self.config.budget_usd, run_id=self.run.run_id, store=self.state.answers)
-        return Buyer(self.flagship, self.prices, self.state.answers, budget)
+        budget = Budget(self.config.budget_usd)
+        return Buyer(self.flagship, self.prices, self.state.answers, budget, run_id=self.run.run_id)
+
+    def champion(self) -> Version:
+        """The version that the run tries to beat: the champion of its first start."""
+        return self.state.registry.resolve(self.champion_id)
+
+    def with_seed(self, seed: int) -> RunContext:
+        """The same run with another seed for selection, training and resampling."""
+        return replace(self, config=self.config.model_copy(update={"seed": seed}))
+
+    def arm_stage(self, arm: str, stage: str) -> str:
+        """Folder of a stage for an arm, relative to the run's; the run's own arm has no folder of its own."""
+        return stage if arm == self.own_arm else f"arms/{arm}/seed-{self.seed}/{stage}"
 
 
 def start_run(config: RunConfig, run_id: str) -> RunContext:
@@ -79,16 +93,18 @@ def start_run(config: RunConfig, run_id: str) -> RunContext:
         return open_run(run.root)
     state = open_state(config)
     since, until = _window(config, state)
+    champion = state.registry.resolve("champion").id
     run.root.mkdir(parents=True, exist_ok=True)
     head: dict[str, Any] = {
         "run_id": run_id,
         "config": config.dump(),
         "since": since.isoformat(),
         "until": until.isoformat(),
+        "champion": champion,
         "started": datetime.now(UTC).isoformat(),
     }
     write_json(run.root / "run.json", head)
-    return RunContext(config, run, since, until, state)
+    return RunContext(config, run, since, until, champion, state)
 
 
 def open_run(root: Path) -> RunContext:
@@ -102,17 +118,18 @@ def open_run(root: Path) -> RunContext:
         run=RunDir(root),
         since=datetime.fromisoformat(head["since"]),
         until=datetime.fromisoformat(head["until"]),
+        champion_id=head["champion"],
         state=open_state(config),
     )
 
 
 def _window(config: RunConfig, state: State) -> tuple[datetime, datetime]:
-    span = state.traces.span()
-    if span is None:
+    traces = state.traces.between(None, None)
+    if not traces:
         raise InputError(
             f"no traces in {state.root}: serve traffic with `cascade-distill replay` or load logs with `ingest` first"
         )
-    first, last = span
+    first, last = traces[0].query.time, traces[-1].query.time
     if config.window.days is not None:
         first = max(first, last - timedelta(days=config.window.days))
     return first, last + timedelta(microseconds=1)

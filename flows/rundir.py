@@ -25,7 +25,15 @@ from typing import Any
 
 from cascade.errors import StageError
 
-RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "hdbscan", "sentence-transformers", "prefect")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "hdbscan",
+    "sentence-transformers",
+    "prefect",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ def digest_folder(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): digest_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {"manifest.json", "intent.json"} and "checkpoint" not in path.parts
+        if path.is_file() and path.name not in {"manifest.json", "intent.json"} and "work" not in path.parts
     }
 
 

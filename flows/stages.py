@@ -3,13 +3,13 @@
     01-collect    traces of the window -> pool | calibration | held-out, and the pool's escalations
     02-baseline   the champion on calibration and held-out: answers, flagship answers, refitted verifier
     03-cluster    escalations -> embeddings -> clusters
-    04-build      clusters -> selection -> bought answers + replay -> training set
+    04-build      clusters -> selection -> flagship answers + replay -> training set
     05-train      training set -> adapter
     06-evaluate   candidate on the same held-out queries, paired with the champion -> report
     07-decide     report + policy -> decision
     08-promote    decision -> registry
 
-Stages 04 to 06 can be run for several arms of a comparison: they then live below arms/<arm>/.
+Stages 04 to 06 serve every arm of a comparison; an arm's folders lie below arms/<arm>/ instead of the run's root.
 """
 
 from __future__ import annotations
@@ -20,11 +20,234 @@ from typing import Any
 
 import numpy as np
 
-from cascade.calibration import Calibration
 from cascade.errors import InputError
-from cascade.trace import Answer, Query, Trace, answer_from_dict, trace_from_dict, trace_to_dict
+from cascade.local import LocalTier
+from cascade.trace import Answer, Trace, trace_to_dict
+from clustering.cluster import cluster_embeddings
+from clustering.collect import collect_escalations
+from clustering.describe import describe_clusters
+from clustering.target import select_random, select_targeted
+from finetune.lora import TrainSpec
+from finetune.train import train_adapter
+from finetune.training_set import build_training_set, write_training_examples
 from flows.context import RunContext
-from flows.rundir import Manifest, RunDir, digest_json, read_json, read_jsonl, write_json, write_jsonl
+from flows.records import (
+    BASELINE,
+    BUILD,
+    CLUSTER,
+    COLLECT,
+    TRAIN,
+    Arm,
+    load_clustering,
+    load_clusters,
+    load_escalations,
+    load_labels,
+    load_traces,
+    write_answers,
+)
+from flows.rundir import Manifest, digest_json, write_json, write_jsonl
+from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
 
-COLLECT, BASELINE, CLUSTER, BUILD = "01-collect", "02-baseline", "03-cluster", "04-build"
-TRAIN, EVALUATE, DECIDE, PROMOTE = "05-train", "06-evaluate", "07-decide", "08-promote"
+MIN_PART = 50  # traces in each part of the window; below it no interval means anything
+
+
+def collect(ctx: RunContext) -> Manifest:
+    """Split the window's traces in time order and collect the pool's escalations."""
+    traces = ctx.state.traces.between(ctx.since, ctx.until)
+
+    def body(folder: Path) -> dict[str, Any]:
+        pool, calibration, heldout = _split(ctx, traces)
+        collected = collect_escalations(pool, ctx.since, ctx.until, ctx.config.grade)
+        for name, part in (("pool", pool), ("calibration", calibration), ("heldout", heldout)):
+            write_jsonl(folder / f"{name}.jsonl", (trace_to_dict(trace) for trace in part))
+        write_jsonl(folder / "escalations.jsonl", ({"id": e.id} for e in collected.escalations))
+        return {
+            "traces": len(traces),
+            "pool": len(pool),
+            "calibration": len(calibration),
+            "heldout": len(heldout),
+            "escalations": len(collected.escalations),
+            "dropped": collected.dropped,
+        }
+
+    config = {"window": ctx.config.window.model_dump(), "grade": ctx.config.grade}
+    return ctx.run.run_stage(COLLECT, config, {"traces": digest_json([t.query.id for t in traces])}, body)
+
+
+def _split(ctx: RunContext, traces: list[Trace]) -> tuple[list[Trace], list[Trace], list[Trace]]:
+    window = ctx.config.window
+    first, second = round(len(traces) * window.pool), round(len(traces) * (window.pool + window.calibration))
+    parts = traces[:first], traces[first:second], traces[second:]
+    smallest = min(len(part) for part in parts)
+    if smallest < MIN_PART:
+        raise InputError(
+            f"{len(traces)} traces from {ctx.since:%Y-%m-%d} to {ctx.until:%Y-%m-%d} leave a part of {smallest};"
+            f" at least {MIN_PART} are needed in each: serve more traffic or widen window.days"
+        )
+    return parts
+
+
+def baseline(ctx: RunContext) -> Manifest:
+    """The champion on calibration and held-out queries, with the flagship's answers to both."""
+    champion = ctx.champion()
+
+    def body(folder: Path) -> dict[str, Any]:
+        traces = load_traces(ctx, "calibration") + load_traces(ctx, "heldout")
+        _adopt(ctx, traces)
+        purchase = ctx.buyer.buy([t.query for t in traces], "calibration and held-out")
+        traces = [t for t in traces if t.query.id in purchase.answers]
+        answers, n_reused = _champion_answers(ctx, traces)
+        write_answers(folder / "champion.jsonl", answers)
+        write_answers(folder / "flagship.jsonl", purchase.answers)
+        verifier = refit_verifier(ctx, answers, purchase.answers)
+        write_json(folder / "verifier.json", verifier.to_dict())
+        return {
+            "flagship_bought": purchase.n_bought,
+            "flagship_reused": purchase.n_reused,
+            "flagship_failed": len(purchase.failed),
+            "flagship_cost_usd": purchase.cost_usd,
+            "champion_answers_reused_from_traces": n_reused,
+            "threshold": verifier.calibration.why,
+        }
+
+    config = {"champion": champion.id, **judging_settings(ctx)}
+    return ctx.run.run_stage(BASELINE, config, input_digests(ctx, COLLECT), body)
+
+
+def cluster(ctx: RunContext) -> Manifest:
+    """Embed and cluster the pool's escalations, and describe what they have in common."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        escalations = load_escalations(ctx)
+        if len(escalations) < 20:
+            raise InputError(f"only {len(escalations)} escalations in the window: there is nothing to learn from yet")
+        embeddings = embed(ctx, [e.text for e in escalations])
+        clustering = cluster_embeddings(embeddings, ctx.config.cluster)
+        clusters = describe_clusters(clustering, embeddings, escalations)
+        np.savez(folder / "clustering.npz", embeddings=embeddings, coords=clustering.coords_2d)
+        write_jsonl(
+            folder / "assignment.jsonl",
+            (
+                {"id": e.id, "cluster": int(label), "adopted": bool(adopted)}
+                for e, label, adopted in zip(escalations, clustering.labels, clustering.adopted, strict=True)
+            ),
+        )
+        write_jsonl(folder / "clusters.jsonl", (asdict(c) for c in clusters))
+        return {
+            "escalations": len(escalations),
+            "clusters": len(clusters),
+            "noise_share": clustering.noise_share,
+            "method": clustering.method,
+            "why": clustering.why,
+        }
+
+    config = {"embed": ctx.config.embed.model_dump(), "cluster": ctx.config.cluster.model_dump()}
+    return ctx.run.run_stage(CLUSTER, config, input_digests(ctx, COLLECT), body)
+
+
+def build(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
+    """Choose queries as the arm says, buy the flagship's answers, add replay, filter."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        ids, selection = _select(ctx, arm)
+        pool = {t.query.id: t for t in load_traces(ctx, "pool")}
+        _adopt(ctx, [pool[i] for i in ids])
+        purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {arm}")
+        labels = load_labels(ctx)
+        training = build_training_set(
+            [(pool[i].query, purchase.answers[i]) for i in ids if i in purchase.answers],
+            list(pool.values()),
+            {t.query.text for part in ("calibration", "heldout") for t in load_traces(ctx, part)},
+            ctx.config.training_set,
+            ctx.seed,
+            clusters=labels,
+        )
+        write_training_examples(folder / "training.jsonl", training.examples)
+        write_jsonl(folder / "dropped.jsonl", ({"id": i, "reason": reason} for i, reason in training.dropped))
+        write_json(folder / "selection.json", {"arm": arm, "ids": ids, **selection})
+        return {
+            "selected": len(ids),
+            "flagship_bought": purchase.n_bought,
+            "flagship_reused": purchase.n_reused,
+            "flagship_failed": len(purchase.failed),
+            "flagship_cost_usd": purchase.cost_usd,
+            **training.counts,
+        }
+
+    config = {
+        "arm": arm,
+        "target": ctx.config.target.model_dump(),
+        "training_set": ctx.config.training_set.model_dump(mode="json"),
+        "flagship": ctx.config.flagship.model,
+        "seed": ctx.seed,
+    }
+    return ctx.run.run_stage(ctx.arm_stage(arm, BUILD), config, input_digests(ctx, COLLECT, CLUSTER), body)
+
+
+def _select(ctx: RunContext, arm: Arm) -> tuple[list[str], dict[str, Any]]:
+    target = ctx.config.target
+    escalations = load_escalations(ctx)
+    if arm == "untargeted":
+        ids = select_random([t.query.id for t in load_traces(ctx, "pool")], target.n_answers, ctx.seed)
+        return list(ids), {}
+    if arm == "random-within-escalated":
+        return list(select_random([e.id for e in escalations], target.n_answers, ctx.seed)), {}
+    labels = load_labels(ctx)
+    selection = select_targeted(
+        escalations,
+        np.array([labels[e.id] for e in escalations], np.int64),
+        load_clusters(ctx),
+        load_clustering(ctx)[1],
+        target,
+        seed=ctx.seed,
+    )
+    return list(selection.query_ids), {"per_cluster": selection.per_cluster, "dropped": selection.dropped}
+
+
+def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = None) -> Manifest:
+    """LoRA on the training set, in a subprocess of its own."""
+    champion = ctx.champion()
+    build_folder = ctx.run.stage(ctx.arm_stage(arm, BUILD))
+
+    def body(folder: Path) -> dict[str, Any]:
+        spec = TrainSpec(
+            **ctx.config.train.model_dump(),
+            base_model=ctx.config.student.base_model,
+            revision=ctx.config.student.revision,
+            init_adapter=champion.adapter,
+            examples=build_folder / "training.jsonl",
+            out=folder / "adapter",
+            token_budget=token_budget,
+            seed=ctx.seed,
+        )
+        adapter = train_adapter(spec, folder / "work")
+        return {k: v for k, v in asdict(adapter).items() if k != "path"}
+
+    config = {
+        "train": ctx.config.train.model_dump(mode="json"),
+        "base_model": ctx.config.student.base_model,
+        "init": champion.adapter_digest,
+        "token_budget": token_budget,
+        "seed": ctx.seed,
+    }
+    inputs = input_digests(ctx, ctx.arm_stage(arm, BUILD))
+    return ctx.run.run_stage(ctx.arm_stage(arm, TRAIN), config, inputs, body)
+
+
+def _adopt(ctx: RunContext, traces: list[Trace]) -> None:
+    """Answers that serving has already paid for are not bought again."""
+    for trace in traces:
+        if trace.flagship is not None:
+            ctx.buyer.adopt(trace.query, trace.flagship)
+
+
+def _champion_answers(ctx: RunContext, traces: list[Trace]) -> tuple[dict[str, Answer], int]:
+    """The champion's answers: from the traces that it served itself, else made now."""
+    champion = ctx.champion()
+    answers = {t.query.id: t.cheap for t in traces if t.cheap_version == champion.id}
+    asked = [t.query for t in traces if t.query.id not in answers]
+    n_reused = len(answers)
+    if asked:
+        tier = LocalTier(ctx.config.student.model_copy(update={"adapter": champion.adapter}))
+        answers |= dict(zip((q.id for q in asked), tier.answer(asked), strict=True))
+    return answers, n_reused

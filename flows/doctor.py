@@ -1,0 +1,121 @@
+"""Checks that a run would otherwise fail on after it has begun to spend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cascade.client import list_models
+from cascade.cost import PriceTable
+from cascade.errors import CascadeDistillError, ConfigError
+from cascade.local import LocalTier, accelerator_name
+from cascade.trace import Query
+from clustering.embed import embed_texts
+from flows.config import RunConfig
+from flows.context import open_state
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "hdbscan",
+    "sentence-transformers",
+    "prefect",
+    "datasets",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check and what it found."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def check_all(config: RunConfig) -> list[CheckResult]:
+    """Run every check; none stops another."""
+    checks: list[tuple[str, Callable[[RunConfig], str]]] = [
+        ("packages", _packages),
+        ("accelerator", _accelerator),
+        ("student", _student),
+        ("embedder", _embedder),
+        ("flagship", _flagship),
+        ("prices", _prices),
+        ("state folder", _state),
+        ("champion", _champion),
+    ]
+    return [_checked(name, check, config) for name, check in checks]
+
+
+def _checked(name: str, check: Callable[[RunConfig], str], config: RunConfig) -> CheckResult:
+    try:
+        return CheckResult(name, True, check(config))
+    except CascadeDistillError as error:
+        return CheckResult(name, False, str(error))
+
+
+def _packages(_: RunConfig) -> str:
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"python {python}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+
+
+def _accelerator(_: RunConfig) -> str:
+    return f"{accelerator_name()}, {os.cpu_count()} CPU cores"
+
+
+def _student(config: RunConfig) -> str:
+    from datetime import UTC, datetime
+
+    tier = LocalTier(config.student)
+    probe = Query("doctor", datetime.now(UTC), "doctor", ({"role": "user", "content": "hello"},))
+    answer = tier.answer([probe], progress=False)[0]
+    return f"{config.student.base_model} answers ({answer.tokens_in} tokens in, {answer.tokens_out} out)"
+
+
+def _embedder(config: RunConfig) -> str:
+    vectors = embed_texts(["hello", "good bye"], config.embed, progress=False)
+    return f"{config.embed.model}, {vectors.shape[1]} dimensions"
+
+
+def _flagship(config: RunConfig) -> str:
+    names = list_models(config.flagship)
+    if config.flagship.model not in names:
+        known = ", ".join(names[:5])
+        raise ConfigError(f"{config.flagship.base_url} does not list {config.flagship.model!r} (it lists: {known})")
+    return f"{config.flagship.model} at {config.flagship.base_url}"
+
+
+def _prices(config: RunConfig) -> str:
+    table = PriceTable.from_yaml(config.prices)
+    cheap = config.cheap.model if config.cheap else config.student.name
+    small, large = table.price(cheap), table.price(config.flagship.model)
+    return (
+        f"{cheap} {small.input_per_million:g}/{small.output_per_million:g}, {config.flagship.model}"
+        f" {large.input_per_million:g}/{large.output_per_million:g} USD per million tokens"
+    )
+
+
+def _state(config: RunConfig) -> str:
+    state = open_state(config)
+    probe = Path(state.root) / ".doctor"
+    try:
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write to {state.root}: {error.strerror}") from error
+    return f"{state.root}, {state.traces.count()} traces"
+
+
+def _champion(config: RunConfig) -> str:
+    registry = open_state(config).registry
+    if "champion" not in registry.aliases():
+        return "none yet: `replay` calibrates and registers the base model"
+    champion = registry.resolve("champion")
+    return f"{champion.id}, adapter {(champion.adapter_digest or 'none')[:12]}"

@@ -1,0 +1,123 @@
+"""The Prefect flow `improve`: the stages in order, with artifacts that show how the run went.
+
+Prefect is a thin shell here: a task opens the run's folder, calls one plain stage, and returns the folder's path.
+The stages' manifests are the one mechanism that skips finished work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows import assess, stages
+from flows.config import RunConfig
+from flows.context import RunContext, open_run, start_run
+from flows.records import EVALUATE, load_clusters, load_decision
+from flows.report import write_report
+from flows.summary import before_after_rows, cluster_rows
+
+WHO = "flow improve"
+
+
+@task(cache_policy=NO_CACHE)
+def collect_escalations(run_root: str) -> str:
+    """Traces -> pool, calibration, held-out; escalations of the pool."""
+    stages.collect(open_run(Path(run_root)))
+    return run_root
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def measure_baseline(run_root: str) -> str:
+    """Champion and flagship on calibration and held-out queries (buys answers: retried, bought ones are kept)."""
+    stages.baseline(open_run(Path(run_root)))
+    return run_root
+
+
+@task(cache_policy=NO_CACHE)
+def cluster_escalations(run_root: str) -> str:
+    """Escalations -> clusters, shown as a table."""
+    ctx = open_run(Path(run_root))
+    stages.cluster(ctx)
+    create_table_artifact(key="clusters", table=cluster_rows(load_clusters(ctx)), description="What escalates")
+    return run_root
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def build_training_set(run_root: str) -> str:
+    """Clusters -> flagship answers and replay (buys answers: retried, bought ones are kept)."""
+    stages.build(open_run(Path(run_root)))
+    return run_root
+
+
+@task(cache_policy=NO_CACHE)
+def train_adapter(run_root: str) -> str:
+    """Training set -> adapter, in a subprocess."""
+    stages.train(open_run(Path(run_root)))
+    return run_root
+
+
+@task(cache_policy=NO_CACHE)
+def evaluate_candidate(run_root: str) -> str:
+    """Candidate against champion on held-out queries, shown as a table."""
+    ctx = open_run(Path(run_root))
+    assess.evaluate(ctx)
+    create_table_artifact(key="before-after", table=before_after_rows(ctx), description="Before and after")
+    markdown = (ctx.run.stage(EVALUATE) / "report.md").read_text(encoding="utf-8")
+    create_markdown_artifact(key="evaluation", markdown=markdown, description="Evaluation report")
+    return run_root
+
+
+@task(cache_policy=NO_CACHE)
+def decide_and_promote(run_root: str, dry_run: bool) -> str:
+    """Gate -> decision -> registry; a dry run stops at the decision."""
+    ctx = open_run(Path(run_root))
+    assess.decision(ctx)
+    if not dry_run:
+        assess.promote(ctx, WHO)
+    return run_root
+
+
+@task(cache_policy=NO_CACHE)
+def publish_report(run_root: str) -> str:
+    """The HTML report and the decision with its reasons."""
+    ctx = open_run(Path(run_root))
+    path = write_report(ctx)
+    found = load_decision(ctx)
+    reasons = "\n".join(f"- **{c.status}** {c.name}: {c.sentence}" for c in found.checks)
+    create_markdown_artifact(key="decision", markdown=f"# {found.outcome.upper()}\n\n{reasons}\n")
+    create_link_artifact(key="report", link=path.resolve().as_uri(), link_text="HTML report")
+    return str(path)
+
+
+@flow(name="improve", flow_run_name="{run_id}", persist_result=False)
+def improve(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
+    """One improvement run, or the rest of one that was interrupted. Returns the path of its HTML report."""
+    root = str(start_run(config, run_id).run.root)
+    for step in (
+        collect_escalations,
+        measure_baseline,
+        cluster_escalations,
+        build_training_set,
+        train_adapter,
+        evaluate_candidate,
+    ):
+        step(root)
+    decide_and_promote(root, dry_run)
+    return publish_report(root)
+
+
+def improve_plainly(ctx: RunContext, dry_run: bool = False) -> Path:
+    """The same stages without Prefect: for tests and notebooks."""
+    stages.collect(ctx)
+    stages.baseline(ctx)
+    stages.cluster(ctx)
+    stages.build(ctx)
+    stages.train(ctx)
+    assess.evaluate(ctx)
+    assess.decision(ctx)
+    if not dry_run:
+        assess.promote(ctx, "plain call")
+    return write_report(ctx)

@@ -1,0 +1,95 @@
+"""Reading back what a run's stages wrote, as the packages' own records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from cascade.trace import Answer, Trace, answer_from_dict, trace_from_dict
+from cascade.verifiers import Verifier
+from clustering.cluster import Clustering
+from clustering.collect import Escalation, collect_escalations
+from clustering.describe import Cluster
+from evaluation.report import EvaluationReport
+from flows.context import RunContext
+from flows.rundir import read_json, read_jsonl, write_jsonl
+from promotion.gate import Decision
+
+COLLECT, BASELINE, CLUSTER, BUILD = "01-collect", "02-baseline", "03-cluster", "04-build"
+TRAIN, EVALUATE, DECIDE, PROMOTE = "05-train", "06-evaluate", "07-decide", "08-promote"
+
+Arm = Literal["targeted", "untargeted", "random-within-escalated"]
+"""How the queries to buy answers for are chosen: among escalations by cluster worth, at random among all traffic, or
+at random among escalations."""
+
+
+def load_traces(ctx: RunContext, part: str) -> list[Trace]:
+    """Traces of one part of the window: pool, calibration or heldout."""
+    return [trace_from_dict(row) for row in read_jsonl(ctx.run.stage(COLLECT) / f"{part}.jsonl")]
+
+
+def load_escalations(ctx: RunContext) -> list[Escalation]:
+    """The pool's escalations, in the order in which they were clustered."""
+    collected = collect_escalations(load_traces(ctx, "pool"), ctx.since, ctx.until, ctx.config.grade)
+    return list(collected.escalations)
+
+
+def load_labels(ctx: RunContext) -> dict[str, int]:
+    """Cluster by query id of the pool's escalations; -1 is noise."""
+    return {row["id"]: row["cluster"] for row in read_jsonl(ctx.run.stage(CLUSTER) / "assignment.jsonl")}
+
+
+def load_clusters(ctx: RunContext) -> list[Cluster]:
+    """The clusters, largest first."""
+    rows = read_jsonl(ctx.run.stage(CLUSTER) / "clusters.jsonl")
+    return TypeAdapter(list[Cluster]).validate_python(rows)
+
+
+def load_clustering(ctx: RunContext) -> tuple[Clustering, NDArray[np.float32]]:
+    """The clustering and the (n, d) embeddings of the escalations that it labels."""
+    folder = ctx.run.stage(CLUSTER)
+    rows = read_jsonl(folder / "assignment.jsonl")
+    with np.load(folder / "clustering.npz") as arrays:
+        embeddings, coords = arrays["embeddings"], arrays["coords"]
+    manifest = ctx.run.manifest(CLUSTER)
+    counts = manifest.counts if manifest else {}
+    clustering = Clustering(
+        labels=np.array([row["cluster"] for row in rows], np.int64),
+        adopted=np.array([row["adopted"] for row in rows], bool),
+        coords_2d=coords,
+        method=counts.get("method", ""),
+        why=counts.get("why", ""),
+    )
+    return clustering, embeddings
+
+
+def load_verifier(folder: Path) -> Verifier:
+    """The verifier that a stage fitted."""
+    return Verifier.from_dict(read_json(folder / "verifier.json"))
+
+
+def load_report(folder: Path) -> EvaluationReport:
+    """The evaluation report of a stage folder."""
+    return EvaluationReport.from_dict(read_json(folder / "report.json"))
+
+
+def load_decision(ctx: RunContext) -> Decision:
+    """The gate's decision of the run."""
+    return Decision.from_dict(read_json(ctx.run.stage(DECIDE) / "decision.json"))
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Answers by query id."""
+    return {row.pop("query_id"): answer_from_dict(row) for row in read_jsonl(path)}
+
+
+def write_answers(path: Path, answers: Mapping[str, Answer]) -> None:
+    """Write answers by query id, one JSON line each."""
+    rows: list[dict[str, Any]] = [{"query_id": i, **asdict(answer)} for i, answer in answers.items()]
+    write_jsonl(path, rows)

@@ -1,0 +1,206 @@
+"""The run's HTML report: one file, pictures inline, readable offline. Shows what the run has reached so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.intervals import Interval
+from evaluation.metrics import Comparison
+from evaluation.report import EvaluationReport
+from flows import charts
+from flows.context import RunContext
+from flows.records import (
+    BASELINE,
+    BUILD,
+    CLUSTER,
+    DECIDE,
+    EVALUATE,
+    PROMOTE,
+    TRAIN,
+    load_clustering,
+    load_clusters,
+    load_decision,
+    load_escalations,
+    load_report,
+)
+from flows.rundir import read_json, read_jsonl, write_text
+from flows.summary import flagship_cost_per_1000, metric_rows
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(ctx: RunContext) -> Path:
+    """Render the report of a run to report.html in its folder; returns the path."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(**_page(ctx))
+    path = ctx.run.root / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _page(ctx: RunContext) -> dict[str, Any]:
+    done = {stage for stage in (CLUSTER, BUILD, TRAIN, EVALUATE, DECIDE, PROMOTE) if ctx.run.manifest(stage)}
+    head = {
+        "title": f"cascade-distill: {ctx.config.name}",
+        "run_id": ctx.run.run_id,
+        "since": f"{ctx.since:%Y-%m-%d}",
+        "until": f"{ctx.until:%Y-%m-%d}",
+        "seed": ctx.seed,
+        "config_yaml": yaml.safe_dump(ctx.config.dump(), sort_keys=False),
+    }
+    sections: dict[str, Any] = {
+        "commit": None,
+        "decision": _decision(ctx) if DECIDE in done else None,
+        "charts": {},
+        "money": _money(ctx),
+    }
+    for stage, section in ((EVALUATE, _evaluation), (CLUSTER, _clusters), (TRAIN, _training)):
+        part = section(ctx) if stage in done else {}
+        sections["charts"] |= part.pop("charts", {})
+        sections |= part
+    for name in ("metrics", "clusters", "training", "per_cluster", "n_heldout", "level"):
+        sections.setdefault(name, None)
+    manifest = ctx.run.manifest(EVALUATE) or ctx.run.manifest(BASELINE)
+    return {**head, **sections, "commit": manifest.commit if manifest else None}
+
+
+def _decision(ctx: RunContext) -> dict[str, Any]:
+    found = load_decision(ctx)
+    promoted = ctx.run.manifest(PROMOTE)
+    candidate = promoted.counts["candidate"] if promoted else "the candidate"
+    sentence = {
+        "promote": f"{candidate} serves as champion; {ctx.champion_id} is kept as previous."
+        if promoted
+        else "the candidate passed every check (dry run: nothing was changed).",
+        "reject": f"{ctx.champion_id} stays champion.",
+        "inconclusive": f"{ctx.champion_id} stays champion; "
+        + (f"about {found.n_needed} held-out queries would settle it." if found.n_needed else "the data do not tell."),
+    }[str(found.outcome)]
+    checks = [{"name": c.name, "status": str(c.status), "reason": c.sentence} for c in found.checks]
+    return {"outcome": str(found.outcome), "sentence": sentence, "checks": checks}
+
+
+def _evaluation(ctx: RunContext) -> dict[str, Any]:
+    report = load_report(ctx.run.stage(EVALUATE))
+    rows = [
+        {"name": r["metric"], "before": r["before"], "after": r["after"], "difference": r["change"]}
+        for r in metric_rows(report)
+    ]
+    return {
+        "metrics": rows,
+        "n_heldout": report.n,
+        "level": f"{1 - 2 * report.alpha:.0%}",
+        "per_cluster": [_cluster_row(c) for c in report.clusters],
+        "charts": {"escalation": _escalation_chart(report), "cost": _cost_chart(report)},
+    }
+
+
+def _escalation_chart(report: EvaluationReport) -> str:
+    sides = report.overall.champion.escalation_rate, report.overall.candidate.escalation_rate
+    return charts.bars(_bars(*sides), "escalation rate", percent=True)
+
+
+def _cost_chart(report: EvaluationReport) -> str:
+    before, after = report.overall.champion, report.overall.candidate
+    if before.cost_per_1000_usd is None or after.cost_per_1000_usd is None:
+        return ""
+    flagship = flagship_cost_per_1000(before)
+    line = (flagship, "always flagship") if flagship else None
+    return charts.bars(_bars(before.cost_per_1000_usd, after.cost_per_1000_usd), "USD per 1,000 queries", line)
+
+
+def _bars(before: Interval, after: Interval) -> list[charts.Bar]:
+    return [
+        charts.Bar("champion", before.value, before.low, before.high, charts.BEFORE),
+        charts.Bar("candidate", after.value, after.low, after.high, charts.AFTER),
+    ]
+
+
+def _cluster_row(part: Comparison) -> dict[str, Any]:
+    before, after = part.champion, part.candidate
+    return {
+        "name": part.name,
+        "n": part.paired.n,
+        "escalation_before": f"{before.escalation_rate.value:.0%}",
+        "escalation_after": f"{after.escalation_rate.value:.0%}",
+        "quality_before": f"{before.quality.value:.1%}",
+        "quality_after": f"{after.quality.value:.1%}",
+    }
+
+
+def _clusters(ctx: RunContext) -> dict[str, Any]:
+    clusters, (clustering, _) = load_clusters(ctx), load_clustering(ctx)
+    texts = {e.id: e.text for e in load_escalations(ctx)}
+    path = ctx.run.stage(BUILD) / "selection.json"
+    chosen = read_json(path).get("per_cluster", {}) if path.exists() else {}
+    picture = charts.cluster_map(
+        clustering.coords_2d,
+        clustering.labels,
+        {c.id: c.name for c in clusters},
+        {c.id: c.size for c in clusters},
+    )
+    rows = [
+        {
+            "id": c.id,
+            "terms": ", ".join(c.terms),
+            "size": c.size,
+            "share": f"{c.share:.1%}",
+            "wrong": c.n_cheap_wrong,
+            "right": c.n_cheap_right,
+            "selected": chosen.get(str(c.id), 0),
+            "exemplar": texts[c.exemplar_ids[0]],
+        }
+        for c in clusters
+    ]
+    note = f"{clustering.method}: {clustering.why}; {clustering.noise_share:.1%} remain noise."
+    return {
+        "clusters": rows,
+        "n_escalations": len(clustering.labels),
+        "clustering_note": note,
+        "charts": {"clusters": picture},
+    }
+
+
+def _training(ctx: RunContext) -> dict[str, Any]:
+    counts = ctx.run.manifest(TRAIN)
+    built = ctx.run.manifest(BUILD)
+    curve = read_jsonl(ctx.run.stage(TRAIN) / "adapter" / "loss.jsonl")
+    facts = {**(built.counts if built else {}), **(counts.counts if counts else {})}
+    return {
+        "training": [(name.replace("_", " "), _shown(value)) for name, value in facts.items()],
+        "charts": {"loss": charts.loss_curve([r["step"] for r in curve], [r["loss"] for r in curve])},
+    }
+
+
+def _money(ctx: RunContext) -> list[tuple[str, str]]:
+    rows = []
+    for stage, name in ((BASELINE, "calibration and held-out"), (BUILD, "training answers")):
+        manifest = ctx.run.manifest(stage)
+        if manifest is None:
+            continue
+        counts = manifest.counts
+        rows.append((f"{name}: answers bought", str(counts["flagship_bought"])))
+        rows.append((f"{name}: answers already paid for", str(counts["flagship_reused"])))
+        cost = counts["flagship_cost_usd"]
+        rows.append((f"{name}: paid", "unknown" if cost is None else f"{cost:.4f} USD"))
+    rows.append(("budget of the run", f"{ctx.config.budget_usd:.2f} USD"))
+    if ctx.run.manifest(EVALUATE):
+        payback = load_report(ctx.run.stage(EVALUATE)).payback_queries
+        rows.append(("queries until the run has paid for itself", "never" if payback is None else f"{payback:,}"))
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {inner}" for key, inner in value.items()) or "none"
+    text = str(value)
+    return text if len(text) <= 24 else text[:16] + "…"

@@ -1,0 +1,66 @@
+"""What several stages need: the digests of what they read, the champion's verifier refitted, embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade.errors import InputError, StageError
+from cascade.trace import Answer, Query
+from cascade.verifiers import Verifier, fit_verifier
+from clustering.embed import embed_texts
+from flows.context import RunContext
+from flows.records import load_traces
+from flows.rundir import digest_json
+
+
+def input_digests(ctx: RunContext, *stages: str) -> dict[str, str]:
+    """Digest of what each earlier stage wrote."""
+    manifests = {stage: ctx.run.manifest(stage) for stage in stages}
+    missing = [stage for stage, manifest in manifests.items() if manifest is None]
+    if missing:
+        raise StageError(f"{ctx.run.root}: stage {missing[0]} is not complete: run it first")
+    return {stage: digest_json(manifest.outputs) for stage, manifest in manifests.items() if manifest}
+
+
+def judging_settings(ctx: RunContext) -> dict[str, Any]:
+    """Settings that change which cheap answers count as right or are accepted."""
+    config = ctx.config
+    return {
+        "rules": config.rules.model_dump(mode="json"),
+        "calibration": config.calibration.model_dump(),
+        "reference": config.reference,
+        "grade": config.grade,
+        "flagship": config.flagship.model,
+        "max_new_tokens": config.student.max_new_tokens,
+    }
+
+
+def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
+    return embed_texts(texts, ctx.config.embed, ctx.config.state / "embeddings.db")
+
+
+def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str, Answer]) -> Verifier:
+    """A verifier for this model's own confidence, on the calibration part alone."""
+    queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
+    references = [_reference(ctx, query, flagship[query.id]) for query in queries]
+    return fit_verifier(
+        queries,
+        [cheap[query.id] for query in queries],
+        references,
+        ctx.config.rules,
+        ctx.config.calibration,
+        grade_kind=ctx.config.grade,
+    )
+
+
+def _reference(ctx: RunContext, query: Query, flagship: Answer) -> str:
+    if ctx.config.reference == "flagship":
+        return flagship.text
+    if query.reference is None:
+        raise InputError(
+            f"query {query.id} carries no reference answer: set reference: flagship, or add references to the traffic"
+        )
+    return query.reference
