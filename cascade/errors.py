@@ -28,7 +28,7 @@ class TierError(CascadeDistillError):
     """A model did not answer: endpoint down, request refused, or a malformed reply."""
 
 
-class BudgetExceeded(CascadeDistillError):
+class BudgetExceeded(CascadeDistillError):  # noqa: N818 - it says what happened
     """The next flagship request would pass the run's budget."""
 
 
