@@ -1,0 +1,207 @@
+"""The cheap tier in this process: a causal language model, with or without a LoRA adapter, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from tqdm import tqdm
+
+from cascade.confidence import summarise_tokens
+from cascade.errors import ConfigError, TierError
+from cascade.trace import Answer, Query
+
+
+class LocalTierConfig(BaseModel):
+    """Which model, which adapter, and how to run it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_model: str
+    """Folder or hub name."""
+    name: str = Field(min_length=1)
+    """Name that answers carry, as in the price table."""
+    revision: str | None = None
+    adapter: Path | None = None
+    """Folder of a saved LoRA adapter (safetensors)."""
+    batch_size: int = Field(default=128, gt=0)
+    max_new_tokens: int = Field(default=128, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Auto is bfloat16 on a GPU or a CPU with instructions for it, else float32."""
+
+    @field_validator("base_model", mode="before")
+    @classmethod
+    def _path_to_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+
+class LocalTier:
+    """A loaded model. Raises ConfigError when the base model or adapter cannot be found, TierError when they
+    do not fit.
+
+    On a CPU the adapter is merged into the weights (in float32), which changes answers by rounding only; on
+    a GPU it stays apart, as a server with many adapters runs it.
+    """
+
+    def __init__(self, config: LocalTierConfig) -> None:
+        import torch
+
+        self.config = config
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._dtype = _choose_dtype(config.dtype, self._device)
+        self._tokenizer, model = _load_base(config, torch.float32 if self._device == "cpu" else self._dtype)
+        if config.adapter is not None:
+            model = _add_adapter(model, config.adapter, merge=self._device == "cpu")
+        self._model = model.to(device=self._device, dtype=self._dtype).eval()
+        self._end_ids = _end_ids(model, self._tokenizer)
+        self._context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+
+    def answer(self, queries: Sequence[Query], *, progress: bool = True) -> list[Answer]:
+        """Greedy answers in the order of `queries`, each with the confidence of its tokens (end token
+        included).
+
+        A prompt that leaves no room in the model's context gives an empty answer with finish reason
+        "length", which the rules reject. Raises TierError when the chat template cannot render a query.
+        """
+        prompts = self._encode(queries)
+        answers: list[Answer | None] = [None] * len(queries)
+        label = f"answer {self.config.name}"
+        with tqdm(total=len(queries), desc=label, unit="query", disable=not progress) as bar:
+            for batch in self._batches(prompts):
+                for index, answer in zip(batch, self._answer_batch([prompts[i] for i in batch]), strict=True):
+                    answers[index] = answer
+                bar.update(len(batch))
+        return [answer for answer in answers if answer is not None]
+
+    def _encode(self, queries: Sequence[Query]) -> list[list[int]]:
+        if not queries:
+            return []
+        conversations = [[dict(message) for message in query.messages] for query in queries]
+        try:
+            texts = self._tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates are programs of the model's author and raise what they like
+            raise TierError(f"the chat template of {self.config.base_model} cannot render a query: {error}") from error
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _batches(self, prompts: list[list[int]]) -> Iterator[list[int]]:
+        """Indices of prompts of like length, the longest first so that a lack of memory shows at once."""
+        order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+        for start in range(0, len(order), self.config.batch_size):
+            yield order[start : start + self.config.batch_size]
+
+    def _answer_batch(self, prompts: list[list[int]]) -> list[Answer]:
+        """Answers of one batch; halves it when the GPU's memory does not suffice."""
+        import torch
+
+        room = [self._room(prompt) for prompt in prompts]
+        if min(room) < self.config.max_new_tokens:
+            return [self._answer_alone(prompt, left) for prompt, left in zip(prompts, room, strict=True)]
+        try:
+            return self._decode(prompts, self.config.max_new_tokens)
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise
+            torch.cuda.empty_cache()
+        half = len(prompts) // 2
+        return self._answer_batch(prompts[:half]) + self._answer_batch(prompts[half:])
+
+    def _room(self, prompt: list[int]) -> int:
+        return self._context - len(prompt) if self._context else self.config.max_new_tokens
+
+    def _answer_alone(self, prompt: list[int], room: int) -> Answer:
+        if room > 0:
+            return self._decode([prompt], min(room, self.config.max_new_tokens))[0]
+        return Answer("", self.config.name, len(prompt), 0, 0.0, "length")
+
+    def _decode(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
+        from cascade.decode import greedy
+
+        pad_id = self._tokenizer.pad_token_id
+        decoded = greedy(
+            self._model,
+            prompts,
+            self._end_ids[0] if pad_id is None else pad_id,
+            self._end_ids,
+            max_new_tokens,
+        )
+        texts = self._tokenizer.batch_decode(
+            [row.ids for row in decoded], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [
+            Answer(
+                text=text,
+                model=self.config.name,
+                tokens_in=len(prompt),
+                tokens_out=len(row.logprobs),
+                latency_s=row.seconds,
+                finish_reason="stop" if row.ended else "length",
+                confidence=summarise_tokens(row.logprobs, row.margins),
+            )
+            for text, prompt, row in zip(texts, prompts, decoded, strict=True)
+        ]
+
+
+def accelerator_name() -> str:
+    """The GPU's name, or "no GPU"."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _choose_dtype(wanted: str, device: str) -> Any:
+    import torch
+
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    fast = device == "cuda" or any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _load_base(config: LocalTierConfig, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = config.base_model
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).expanduser().is_dir():
+        raise ConfigError(f"base_model {name!r} is not a folder; check the path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision)
+        model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load base_model {name!r}: {str(error).splitlines()[0]}") from error
+    if not tokenizer.chat_template:
+        raise ConfigError(f"the tokenizer of {name!r} has no chat template; use a chat model")
+    return tokenizer, model
+
+
+def _add_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
+    """The model with a LoRA adapter, every weight of which must find its place."""
+    from peft import PeftConfig, PeftModel
+
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise ConfigError(f"adapter {adapter} has no {name}; give the folder of a saved LoRA adapter")
+    try:
+        settings = PeftConfig.from_pretrained(str(adapter))
+        settings.inference_mode = True
+        wrapped = PeftModel(model, settings)
+        result = wrapped.load_adapter(str(adapter), "default", torch_device=str(model.device))
+    except (ValueError, RuntimeError) as error:
+        raise TierError(f"adapter {adapter} does not fit the base model: {str(error).splitlines()[0]}") from error
+    wrong = [*result.missing_keys, *result.unexpected_keys]
+    if wrong:
+        counts = f"{len(result.missing_keys)} weights missing, {len(result.unexpected_keys)} unexpected"
+        raise TierError(f"adapter {adapter} does not fit the base model: {counts} (first: {wrong[0]})")
+    return wrapped.merge_and_unload(safe_merge=True) if merge else wrapped.get_base_model()
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    found = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(found if isinstance(found, list) else [found]) | {tokenizer.eos_token_id}
+    ends = sorted(int(end) for end in ids if end is not None)
+    if not ends:
+        raise ConfigError("the model has no end-of-turn token (eos_token_id); set one in its generation config")
+    return ends
