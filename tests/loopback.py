@@ -27,7 +27,14 @@ def completion(text: str, **fields: Any) -> dict[str, Any]:
     """Body of a chat completion of 10 prompt and 5 completion tokens."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage} | fields
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    } | fields
 
 
 def echo(body: dict[str, Any], n: int) -> tuple[int, Any]:
