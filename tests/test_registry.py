@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -205,29 +206,42 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
-        write(int(line))
-        os._exit(1)
+        try:
+            write(int(line))
+        except BaseException as error:
+            (folder / f"failed-{line.strip()}").write_text(repr(error))
+        finally:
+            os._exit(1)
     print(pid, flush=True)
 """
+
+
+def wait_for_steps(path, steps):
+    while not path.exists() or path.read_text().count("\n") < steps:
+        assert not list(path.parent.glob("failed-*"))
+        time.sleep(0.002)
 
 
 def kill_writers(folder, rounds, at_once, rng):
     """Start writers and SIGKILL each at a random moment; yields after every round."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", WRITERS, str(folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
     with subprocess.Popen(command, text=True, env=environment, **pipes) as parent:
-        for round_ in range(rounds):
-            pids = []
-            for writer in range(at_once):
-                parent.stdin.write(f"{round_ * at_once + writer}\n")
-                parent.stdin.flush()
-                pids.append(int(parent.stdout.readline()))
-            for pid in pids:
-                time.sleep(rng.uniform(0.0, 0.15))
-                os.kill(pid, signal.SIGKILL)
-            yield
-        parent.stdin.close()
+        try:
+            for round_ in range(rounds):
+                pids = []
+                for writer in range(at_once):
+                    parent.stdin.write(f"{round_ * at_once + writer}\n")
+                    parent.stdin.flush()
+                    pids.append(int(parent.stdout.readline()))
+                for writer, pid in enumerate(pids):
+                    wait_for_steps(folder / f"done-{round_ * at_once + writer}", rng.randrange(4))
+                    time.sleep(rng.uniform(0.0, 0.05))
+                    os.kill(pid, signal.SIGKILL)
+                yield
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
 
 
 def replay(history):
@@ -269,21 +283,25 @@ def test_sigkill_at_any_moment_leaves_a_whole_registry(tmp_path):
     reader_thread = threading.Thread(target=read)
     reader_thread.start()
     rounds = 0
-    for _ in kill_writers(tmp_path, rounds=14, at_once=3, rng=random.Random(17)):
-        assert replay(registry.history()) is not None
-        rounds += 1
-    done.set()
-    reader_thread.join()
+    with closing(kill_writers(tmp_path, rounds=14, at_once=3, rng=random.Random(17))) as killed:
+        try:
+            for _ in killed:
+                replay(registry.history())
+                rounds += 1
+        finally:
+            done.set()
+            reader_thread.join()
     history = registry.history()
     assert broken == []
-    acknowledged = {
-        tuple(line.split()) for path in tmp_path.glob("done-*") for line in path.read_text().splitlines()
-    }
+    assert not list(tmp_path.glob("failed-*"))
+    acknowledged = {tuple(line.split()) for path in tmp_path.glob("done-*") for line in path.read_text().splitlines()}
     assert acknowledged <= {(entry.action, entry.who) for entry in history}
     assert replay(history) == registry.aliases()
     assert [entry.id for entry in history] == list(range(1, len(history) + 1))
     for version in registry.versions():
         assert registry.resolve(version.id) == version
+    for folder in (tmp_path / "registry" / "adapters").iterdir():
+        assert folder.name.startswith(".incoming-") or folder_digest(folder) == folder.name
     assert rounds == 14
     assert len(acknowledged) > 30
     assert len(seen) > 1
