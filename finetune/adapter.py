@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,20 @@ class Adapter:
 
 
 def adapter_digest(path: Path) -> str:
-    """SHA-256 over the weights and the settings that shape them; the base model's path is not part of it.
+    """SHA-256 over what the adapter computes: its scale, and each tensor's name, type, shape and bytes.
 
-    Raises StageError when the folder is not a complete safetensors adapter.
+    The order of tensors and metadata in the file, and the base model's path, are no part of it: they differ
+    between runs that give the same weights. Raises StageError when the folder is no whole adapter.
     """
     weights, config = path / WEIGHTS, path / CONFIG
     if not weights.is_file() or not config.is_file():
         raise StageError(f"{path} is no adapter folder: it needs {WEIGHTS} and {CONFIG}.")
     settings = json.loads(config.read_text())
-    shape = {key: _sorted(settings.get(key)) for key in ("r", "lora_alpha", "target_modules", "use_rslora")}
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    with weights.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    scale = {key: settings.get(key) for key in ("r", "lora_alpha", "use_rslora", "alpha_pattern")}
+    digest = hashlib.sha256(json.dumps(scale, sort_keys=True).encode())
+    for header, content in _tensors(weights):
+        digest.update(json.dumps(header).encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -70,5 +72,17 @@ def load_adapter_record(path: Path) -> Adapter:
     )
 
 
-def _sorted(value: Any) -> Any:
-    return sorted(value) if isinstance(value, list) else value
+def _tensors(path: Path) -> Iterator[tuple[list[Any], bytes]]:
+    """([name, type, shape], bytes) of each tensor of a safetensors file, by name."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8:start])
+        rows = sorted((name, row) for name, row in header.items() if name != "__metadata__")
+        parts = [([name, row["dtype"], row["shape"]], *row["data_offsets"]) for name, row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path} is no safetensors file ({error}); train again.") from error
+    if len(content) != start + max((end for _, _, end in parts), default=0):
+        raise StageError(f"{path} is no whole safetensors file: its tensors end early; train again.")
+    for shape, first, end in parts:
+        yield shape, content[start + first : start + end]

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-3  # of logits; the same weights over the same base differ by rounding at most
 
 
-def check_before(
-    encoded: Sequence[EncodedExample], steps: Sequence[list[int]], stop_ids: Collection[int]
-) -> None:
+def check_before(encoded: Sequence[EncodedExample], steps: Sequence[list[int]], stop_ids: Collection[int]) -> None:
     """Raise StageError unless every example trains an answer with a stop token, and there are steps."""
     if not encoded:
         raise StageError("No training example is left that fits max_length; raise it or add examples.")
@@ -52,22 +50,16 @@ def check_after(folder: Path, spec: TrainSpec, model: Any, samples: Sequence[Enc
     if broken:
         raise StageError(f"{len(broken)} adapter weights are not finite ({broken[0]}); lower learning_rate.")
     if not moved:
-        raise StageError(
-            "No lora_B moved from zero: nothing was learnt; check learning_rate and the examples."
-        )
+        raise StageError("No lora_B moved from zero: nothing was learnt; check learning_rate and the examples.")
     files = {file.name for file in folder.iterdir()}
     pickled = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl")))
     if pickled or not {WEIGHTS, CONFIG} <= files:
-        raise StageError(
-            f"The adapter folder {folder} must hold {WEIGHTS} and no pickles, and has {sorted(files)}."
-        )
+        raise StageError(f"The adapter folder {folder} must hold {WEIGHTS} and no pickles, and has {sorted(files)}.")
     reloaded = reload_adapter(folder, spec.base_model, spec.revision, model)
     for example in samples:
         difference = _largest_difference(model, reloaded, example)
         if not difference <= _TOLERANCE:
-            raise StageError(
-                f"The saved adapter's logits differ from the trained model's by {difference:.3g}."
-            )
+            raise StageError(f"The saved adapter's logits differ from the trained model's by {difference:.3g}.")
 
 
 def reload_adapter(folder: Path, base_model: str, revision: str | None, like: Any) -> Any:

@@ -41,12 +41,10 @@ def redact_texts(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     digits are most often order numbers, which a student has to copy.
     """
     counts: Counter[str] = Counter()
-    given: dict[str, str] = {}
+    given: dict[tuple[str, str], str] = {}
     redacted = list(texts)
     for kind, pattern, accepts, stand_in in _KINDS:
-        redacted = [
-            _replace(t, kind, pattern, accepts, stand_in, given=given, counts=counts) for t in redacted
-        ]
+        redacted = [_replace(t, kind, pattern, accepts, stand_in, given=given, counts=counts) for t in redacted]
     return redacted, dict(counts)
 
 
@@ -57,18 +55,17 @@ def _replace(
     accepts: Callable[[str], bool],
     stand_in: Callable[[str, int], str],
     *,
-    given: dict[str, str],
+    given: dict[tuple[str, str], str],
     counts: Counter[str],
 ) -> str:
     def swap(match: re.Match[str]) -> str:
         found = match.group()
-        if found in given.values() or not accepts(found) or _OWN_NUMBER.search(text[: match.start()]):
+        if not accepts(found) or _OWN_NUMBER.search(text[: match.start()]):
             return found
-        key = found.lower() if kind == "email" else kind + re.sub(r"\D", "", found)
         counts[kind] += 1
-        number = sum(k.startswith(kind) or "@" in k for k in given) + 1
+        key = (kind, found.lower() if kind == "email" else re.sub(r"\D", "", found))
         if key not in given:
-            given[key] = stand_in(found, number)
+            given[key] = stand_in(found, 1 + sum(known == kind for known, _ in given))
         return given[key] if kind == "email" else _in_form(found, given[key])
 
     return pattern.sub(swap, text)

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,16 +86,12 @@ def build_training_set(
     teacher permission and InputError when no flagship answer is left.
     """
     if not config.teacher_permission.strip():
-        raise ConfigError(
-            "teacher_permission is empty; say on what ground the flagship's answers may be trained on."
-        )
+        raise ConfigError("teacher_permission is empty; say on what ground the flagship's answers may be trained on.")
     heldout = {normalise(text) for text in heldout_texts}
     seen: set[str] = set()
     taught, dropped = _filter(selected, "flagship", heldout, seen, config=config)
     if not taught:
-        raise InputError(
-            f"None of {len(selected)} flagship answers passed the filters; see the dropped rows."
-        )
+        raise InputError(f"None of {len(selected)} flagship answers passed the filters; see the dropped rows.")
     n_replay = round(config.replay_ratio * len(taught))
     n_replay = n_replay if config.max_replay is None else min(n_replay, config.max_replay)
     own, own_dropped = _filter(_replayable(replay_pool, config), "replay", heldout, seen, config=config)
@@ -168,9 +165,7 @@ def read_training_examples(path: Path) -> list[TrainingExample]:
             row = json.loads(line)
             examples.append(TrainingExample(**{**row, "messages": tuple(row["messages"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"Line {number} of {path} is no training example ({error}); rebuild it."
-            ) from error
+            raise InputError(f"Line {number} of {path} is no training example ({error}); rebuild it.") from error
     return examples
 
 
@@ -184,9 +179,7 @@ def _filter(
 ) -> tuple[list[TrainingExample], list[tuple[str, str]]]:
     kept, dropped = [], []
     for query, answer in pairs:
-        reason = next(
-            (why for keep, why in _checks(query, answer, heldout, seen, config=config) if not keep), None
-        )
+        reason = next((why for keep, why in _checks(query, answer, heldout, seen, config=config) if not keep), None)
         if reason is None:
             kept.append(TrainingExample(query.id, query.messages, answer.text, source))
         else:
@@ -205,9 +198,7 @@ def _checks(
 
 def _replayable(pool: Sequence[Trace], config: TrainingSetConfig) -> list[tuple[Query, Answer]]:
     """The student's accepted answers that no audit proved wrong, the more confident part, surest first."""
-    good = [
-        t for t in pool if not t.escalated and t.verdict.accepted and not _audited_wrong(t, config.grade_kind)
-    ]
+    good = [t for t in pool if not t.escalated and t.verdict.accepted and not _audited_wrong(t, config.grade_kind)]
     rated = [(t.cheap.confidence.mean_logprob, t) for t in good if t.cheap.confidence is not None]
     if not rated:
         return []
@@ -229,22 +220,27 @@ def _diverse(examples: Sequence[TrainingExample], n: int, seed: int) -> list[Tra
     if n <= 0:
         return []
     from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     rng = random.Random(seed)
     candidates = rng.sample(list(examples), min(len(examples), max(_REPLAY_POOL_LIMIT, 2 * n)))
-    texts = [
-        next((m["content"] for m in reversed(e.messages) if m["role"] == "user"), "") for e in candidates
-    ]
-    vectors = TfidfVectorizer(token_pattern=r"\w+", max_features=2000).fit_transform(texts)
-    k = min(len(set(texts)), max(1, round(len(candidates) ** 0.5)))
-    labels = MiniBatchKMeans(k, random_state=seed, n_init=1, batch_size=1024).fit_predict(vectors)
+    texts = [re.sub(r"\d+", "0", _user_text(e)) for e in candidates]
+    vectors = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", max_features=2000).fit_transform(texts)
+    k = min(len(set(texts)), n, max(1, round(len(candidates) ** 0.5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct texts than groups is no harm
+        labels = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=1024).fit_predict(vectors)
     groups: dict[int, list[TrainingExample]] = {}
     for label, example in zip(labels, candidates, strict=True):
         groups.setdefault(int(label), []).append(example)
     rounds = max(len(group) for group in groups.values())
     turns = [group[i] for i in range(rounds) for _, group in sorted(groups.items()) if i < len(group)]
     return turns[:n]
+
+
+def _user_text(example: TrainingExample) -> str:
+    return next((m["content"] for m in reversed(example.messages) if m["role"] == "user"), "")
 
 
 def _redact(example: TrainingExample, redactions: Counter[str]) -> TrainingExample:
