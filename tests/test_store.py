@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from loopback import make_query
+from sqlalchemy.exc import StatementError
 
 from cascade.errors import ConfigError
 from cascade.store import SqlTraceStore
@@ -51,7 +52,7 @@ def test_an_id_is_stored_once(store):
 
 def test_add_is_all_or_nothing(store):
     broken = make_trace(3, cheap_version=object())
-    with pytest.raises(Exception, match="cheap_version|bind|type"):
+    with pytest.raises(StatementError):
         store.add([make_trace(2), broken])
     assert store.count() == 0
 
