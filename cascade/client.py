@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from ipaddress import ip_address
@@ -35,7 +36,9 @@ class OpenAITierConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(min_length=1)
-    """Model name as the endpoint and the price table know it."""
+    """Model name as the endpoint knows it."""
+    name: str | None = None
+    """Name that answers carry, as in the price table; None means `model`."""
     base_url: str
     """Up to and including /v1."""
     api_key_env: str | None = "OPENAI_API_KEY"
@@ -52,6 +55,11 @@ class OpenAITierConfig(BaseModel):
     """Ask for log-probabilities of the two likeliest tokens."""
     send_schema: bool = False
     """Send a query's JSON schema as response_format; only for endpoints that know it."""
+
+    @property
+    def price_name(self) -> str:
+        """Name that answers carry and that the price table must list."""
+        return self.name or self.model
 
 
 def request_params(query: Query, config: OpenAITierConfig) -> dict[str, Any]:
@@ -141,6 +149,7 @@ class OpenAITier:
         config = self.config
         source = iter(queries)
         in_a_row, stop_reason = 0, None
+        self._connect()  # here, before there are threads that would each make their own
         with ThreadPoolExecutor(config.concurrency, thread_name_prefix="flagship") as pool:
             running: dict[Future[Answer | Failure], Query] = {}
             try:
@@ -178,7 +187,7 @@ class OpenAITier:
         started = time.perf_counter()
         try:
             reply = self._connect().chat.completions.create(**request_params(query, self.config), extra_headers=headers)
-            return _to_answer(reply, self.config.model, time.perf_counter() - started)
+            return _to_answer(reply, self.config.price_name, time.perf_counter() - started)
         except openai.APITimeoutError:
             return Failure(
                 f"no reply within {self.config.timeout_s:g} s from {self.config.base_url}", maybe_billed=True
@@ -196,22 +205,27 @@ class OpenAITier:
 
     def _connect(self) -> OpenAI:
         if self._client is None:
-            from openai import OpenAI
-
-            self._client = OpenAI(
-                base_url=self.config.base_url,
-                api_key=self._key,
-                timeout=self.config.timeout_s,
-                max_retries=self.config.max_retries,
-            )
+            self._client = _new_client(self.config, self._key, self.config.timeout_s, self.config.max_retries)
+            # A tier that nobody closes must not leave sockets behind.
+            weakref.finalize(self, self._client.close)
         return self._client
+
+
+def _new_client(config: OpenAITierConfig, key: str, timeout_s: float, max_retries: int) -> OpenAI:
+    import openai
+
+    # A proxy of the environment must not catch what is meant for this machine.
+    direct = openai.DefaultHttpxClient(trust_env=False, timeout=timeout_s) if _is_loopback(config.base_url) else None
+    return openai.OpenAI(
+        base_url=config.base_url, api_key=key, timeout=timeout_s, max_retries=max_retries, http_client=direct
+    )
 
 
 def list_models(config: OpenAITierConfig) -> list[str]:
     """Names that the endpoint lists under /models. Raises TierError when it cannot be asked."""
     import openai
 
-    client = openai.OpenAI(base_url=config.base_url, api_key=_api_key(config), timeout=10.0, max_retries=0)
+    client = _new_client(config, _api_key(config), timeout_s=10.0, max_retries=0)
     try:
         return [model.id for model in client.models.list()]
     except openai.OpenAIError as error:

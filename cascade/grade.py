@@ -77,5 +77,6 @@ def _leaves(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
         for index, item in enumerate(value):
             yield from _leaves(item, f"{path}[{index}]")
     else:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        yield path, repr(float(value)) if number and abs(value) < 1e300 else json.dumps(value)
+        # 1 and 1.0 are the same number; going through int keeps long order numbers exact.
+        whole = isinstance(value, float) and value.is_integer()
+        yield path, json.dumps(int(value) if whole else value)

@@ -68,7 +68,7 @@ class LocalTier:
         prompts = self._encode(queries)
         answers: list[Answer | None] = [None] * len(queries)
         label = f"answer {self.config.name}"
-        with tqdm(total=len(queries), desc=label, unit="query", disable=not progress) as bar:
+        with tqdm(total=len(queries), desc=label, unit="query", leave=None, disable=not progress) as bar:
             for batch in self._batches(prompts):
                 for index, answer in zip(batch, self._answer_batch([prompts[i] for i in batch]), strict=True):
                     answers[index] = answer

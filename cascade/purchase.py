@@ -196,7 +196,7 @@ class Buyer:
         run_id: str = "default",
     ) -> None:
         self.tier, self.prices, self.store, self.budget, self.run_id = tier, prices, store, budget, run_id
-        self._price = prices.price(tier.config.model)
+        self._price = prices.price(tier.config.price_name)
         budget.restore(store, run_id)
 
     def adopt(self, query: Query, answer: Answer) -> None:

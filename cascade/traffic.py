@@ -79,8 +79,11 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     temporary.replace(path)
 
 
-def parse_query(raw: bytes, first_seen: Mapping[str, int]) -> Query:
-    """One line to a query; raises ValueError with the reason (JSON and UTF-8 errors are ValueErrors too)."""
+def parse_query(raw: bytes, first_seen: Mapping[str, int] | None = None) -> Query:
+    """One line to a query; raises ValueError with the reason.
+
+    `first_seen` holds the line number of each id met so far; an id in it is refused.
+    """
     try:
         row = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -98,7 +101,7 @@ def parse_query(raw: bytes, first_seen: Mapping[str, int]) -> Query:
         query = query_from_dict(row)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"time {row['time']!r} is not an ISO 8601 date and time") from error
-    if query.id in first_seen:
+    if first_seen and query.id in first_seen:
         raise ValueError(f"id {query.id!r} was already seen on line {first_seen[query.id]}")
     return query if query.time.tzinfo else replace(query, time=query.time.replace(tzinfo=UTC))
 

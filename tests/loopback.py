@@ -87,6 +87,14 @@ def serve(reply: Callable[[dict[str, Any], int], tuple[int, Any]] = echo) -> Ite
                 self.end_headers()
                 self.wfile.write(raw)
 
+        def do_GET(self) -> None:
+            raw = json.dumps({"object": "list", "data": [{"id": "large", "object": "model"}]}).encode()
+            self.send_response(200 if self.path == "/v1/models" else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
         def log_message(self, *_: Any) -> None:
             pass
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from loopback import completion, make_query, serve
 
-from cascade.client import OpenAITier, OpenAITierConfig, request_digest
+from cascade.client import OpenAITier, OpenAITierConfig, answer_from_completion, list_models, request_digest
 from cascade.errors import ConfigError, TierError
 from cascade.tiers import Failure
 from cascade.trace import Answer
@@ -199,3 +199,33 @@ def test_a_key_is_needed_except_on_loopback_and_is_sent(monkeypatch):
     with serve() as server, tier(server.url, api_key_env="SOME_KEY") as flagship:
         flagship.answer(QUERIES[:1])
     assert server.headers[0]["authorization"] == "Bearer sesame"
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serve() as server, tier(server.url) as flagship:
+        assert flagship.answer(QUERIES[:1])[0].text == "answer to question 0"
+        assert list_models(flagship.config) == ["large"]
+
+
+def test_models_of_a_dead_endpoint():
+    with serve() as server:
+        pass
+    with pytest.raises(TierError, match="cannot list the models"):
+        list_models(OpenAITierConfig(model="large", base_url=server.url))
+
+
+def test_answers_carry_the_name_of_the_price_table():
+    with serve() as server, tier(server.url, name="student-price") as flagship:
+        assert flagship.answer(QUERIES[:1])[0].model == "student-price"
+    assert server.bodies[0]["model"] == "large"
+
+
+def test_a_logged_completion_is_an_answer_of_the_model_that_it_names():
+    answer = answer_from_completion(completion("x", model="gpt"))
+    assert (answer.text, answer.model, answer.tokens_in, answer.latency_s) == ("x", "gpt", 10, None)
+    with pytest.raises(ValueError, match="no choices"):
+        answer_from_completion({"model": "gpt"})

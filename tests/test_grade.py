@@ -33,6 +33,8 @@ def test_json_f1_gives_a_part_for_right_fields():
     assert grade('{"a": 1, "b": 2}', '{"a": 1, "b": 3}', "json_f1") == pytest.approx(0.5)
     assert grade('{"a": 1}', '{"a": 1, "b": 3}', "json_f1") == pytest.approx(2 / 3)
     assert grade('{"a": true}', '{"a": 1}', "json_f1") == 0.0
+    assert grade('{"a": 1}', '{"a": 1.0}', "json_f1") == 1.0
+    assert grade('{"a": 90071992547409921}', '{"a": 90071992547409922}', "json_f1") == 0.0
     assert grade("{}", "{}", "json_f1") == 1.0
     assert grade("{}", '{"a": 1}', "json_f1") == 0.0
     assert grade("words", '{"a": 1}', "json_f1") == 0.0
