@@ -1,0 +1,326 @@
+"""The CLINC150 world: real queries of 150 intents in ten domains, three of which the base model never saw.
+
+CLINC150 (Larson et al. 2019, "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction",
+CC BY 3.0) is not part of the repository. The base model learns the intents of seven domains from their training
+split; the traffic is made of queries that it has not seen, and its later weeks bring the other three domains and
+questions out of scope. Everything made here is kept in a work folder under a digest of what it was made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cascade.errors import ConfigError, InputError
+from lab.files import write_atomically, write_jsonl
+from lab.flagship_book import FlagshipOptions
+
+CHECKOUT = Path(__file__).parents[1]
+ROUTE = "assistant"
+OUT_OF_SCOPE = "oos"
+WEEK = timedelta(days=7)
+FLAGSHIP_OPTIONS = FlagshipOptions(models=("lab-flagship",), fallback=OUT_OF_SCOPE, error_rate=0.03)
+SPLITS = ("train", "val", "test")
+
+
+class BaseModelConfig(BaseModel):
+    """How the cheap model is trained from scratch; the defaults give about 2.7 M parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden_size: int = Field(256, ge=8)
+    intermediate_size: int = Field(704, ge=8)
+    layers: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    vocabulary: int = Field(1500, ge=300)
+    variants: int = Field(12, ge=1)
+    """Passes over the training queries; each but the first sees them with words dropped."""
+    word_dropout: float = Field(0.15, ge=0, lt=1)
+    """Chance of each word to be dropped in a variant."""
+    learning_rate: float = Field(1.5e-3, gt=0)
+    batch_size: int = Field(64, ge=1)
+    weight_decay: float = Field(0.1, ge=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Of attention weights."""
+    seed: int = 0
+
+
+class Clinc150Config(BaseModel):
+    """Which data, which domains are new, how much traffic; counts are of queries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: Path = Path("../shared/datasets/clinc150")
+    """Folder with data_full.json and domains.json; a relative path starts at the checkout."""
+    new_domains: tuple[str, ...] = ("credit_cards", "travel", "work")
+    early_queries: int = Field(800, ge=0)
+    """Of known domains only, in the first week."""
+    drifted_queries: int = Field(6000, ge=0)
+    """Of all domains in equal shares, in the weeks after."""
+    drifted_weeks: int = Field(3, ge=1)
+    out_of_scope_share: float = Field(0.08, ge=0, le=1)
+    """Of the drifted queries."""
+    users: int = Field(400, ge=1)
+    start: datetime = datetime(2026, 1, 5, tzinfo=UTC)
+    base: BaseModelConfig = BaseModelConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One query of the data set with its gold intent."""
+
+    text: str
+    intent: str
+    domain: str
+    """`oos` for a query out of scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clinc150:
+    """The data set: items by split (train, val, test, and all of out-of-scope under `oos`)."""
+
+    splits: dict[str, tuple[Item, ...]]
+    domains: tuple[str, ...]
+    digest: str
+    """Of the two files that were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clinc150Files:
+    """What the world consists of, as files."""
+
+    traffic_path: Path
+    base_model_path: Path
+    answers_path: Path
+
+
+def prepare(config: Clinc150Config, work: Path, seed: int) -> Clinc150Files:
+    """Make the traffic of `seed`, the flagship's answers and the base model below `work`, or find them there.
+
+    Only the traffic depends on `seed`. Raises ConfigError without the data set or with an unknown domain,
+    InputError when the data set is damaged or holds too few queries.
+    """
+    data = load_dataset(config.dataset)
+    _check_domains(config, data)
+    traffic, answers = _prepare_traffic(config, data, work, seed)
+    return Clinc150Files(traffic, _prepare_base_model(config, data, work), answers)
+
+
+def load_dataset(folder: Path) -> Clinc150:
+    """Read the data set. Raises ConfigError when it is not there, InputError when it is not readable."""
+    root = CHECKOUT / folder
+    digest = hashlib.sha256()
+    found: list[Any] = []
+    for name in ("data_full.json", "domains.json"):
+        if not (root / name).is_file():
+            raise ConfigError(
+                f"the CLINC150 data set is not at {root} (no {name}): fetch the public data set clinc_oos"
+                " (github.com/clinc/oos-eval) and set lab.clinc150.dataset to its folder"
+            )
+        content = (root / name).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+        try:
+            found.append(json.loads(content))
+        except ValueError as error:
+            raise InputError(f"{root / name} is not JSON ({error}): fetch it again") from None
+    rows, domains = found
+    domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
+    try:
+        splits = {name: tuple(Item(text, intent, domain_of[intent]) for text, intent in rows[name]) for name in SPLITS}
+        outside = [text for name in SPLITS for text, _ in rows[f"oos_{name}"]]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{root / 'data_full.json'} is not CLINC150's (at {error}): fetch it again") from None
+    splits[OUT_OF_SCOPE] = tuple(Item(text, OUT_OF_SCOPE, OUT_OF_SCOPE) for text in outside)
+    return Clinc150(splits, tuple(domains), digest.hexdigest())
+
+
+def base_training_items(config: Clinc150Config, data: Clinc150) -> list[Item]:
+    """What the base model learns from: the training split of the known domains."""
+    return [item for item in data.splits["train"] if item.domain not in config.new_domains]
+
+
+def validation_items(config: Clinc150Config, data: Clinc150) -> list[Item]:
+    """On which the base model's accuracy is measured: the validation split of the known domains."""
+    return [item for item in data.splits["val"] if item.domain not in config.new_domains]
+
+
+def training_pairs(items: Sequence[Item], config: BaseModelConfig) -> list[tuple[list[dict[str, str]], str]]:
+    """(messages, intent) pairs: every query as it is, then with words dropped, `variants` of each in all.
+
+    Dropped words keep a model of this size from learning ten thousand queries by heart.
+    """
+    rng = random.Random(f"clinc150-words-{config.seed}")
+    pairs = []
+    for variant in range(config.variants):
+        for item in items:
+            text = item.text if variant == 0 else _drop_words(item.text, config.word_dropout, rng)
+            pairs.append(([{"role": "user", "content": text}], item.intent))
+    return pairs
+
+
+def traffic_rows(config: Clinc150Config, data: Clinc150, seed: int) -> list[dict[str, Any]]:
+    """Rows {id, time, route, user, messages, schema, reference, tags}, ordered by time; weeks count from 1.
+
+    No query comes twice and none is among the base model's training queries (case and punctuation aside).
+    The tags are for the lab's own scoring only. Raises InputError when a domain has too few queries.
+    """
+    rng = random.Random(f"clinc150-traffic-{seed}")
+    pools = _pools(config, data)
+    for pool in pools.values():
+        rng.shuffle(pool)
+    known = [domain for domain in data.domains if domain not in config.new_domains]
+    n_outside = round(config.drifted_queries * config.out_of_scope_share)
+    early = _take(pools, _shares(config.early_queries, known), rng)
+    drifted = _take(pools, _shares(config.drifted_queries - n_outside, data.domains) | {OUT_OF_SCOPE: n_outside}, rng)
+    seconds, weeks = int(WEEK.total_seconds()), config.drifted_weeks
+    # Times are drawn first and dealt out in order, so that the mix of domains is the same in every week.
+    moments = sorted(rng.randrange(seconds) for _ in early)
+    moments += sorted(seconds + rng.randrange(weeks * seconds) for _ in drifted)
+    users = [f"user-{number:04d}" for number in range(config.users)]
+    # A few users write much and most write little, as to any assistant.
+    senders = rng.choices(users, [1 / (rank + 10) for rank in range(config.users)], k=len(moments))
+    return [
+        _row(number, config, second, item, user)
+        for number, (second, item, user) in enumerate(zip(moments, early + drifted, senders, strict=True), 1)
+    ]
+
+
+def normalise(text: str) -> str:
+    """Text with case, punctuation and white space levelled."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _check_domains(config: Clinc150Config, data: Clinc150) -> None:
+    unknown = [domain for domain in config.new_domains if domain not in data.domains]
+    if unknown or len(set(config.new_domains)) >= len(data.domains):
+        raise ConfigError(
+            f"lab.clinc150.new_domains is {list(config.new_domains)}: name some, but not all, of {list(data.domains)}"
+        )
+
+
+def _pools(config: Clinc150Config, data: Clinc150) -> dict[str, list[Item]]:
+    """Queries that traffic may draw from, by domain; known domains lend only what the base never saw."""
+    seen = {normalise(item.text) for item in base_training_items(config, data)}
+    pools: dict[str, list[Item]] = {domain: [] for domain in (*data.domains, OUT_OF_SCOPE)}
+    for split in (*SPLITS, OUT_OF_SCOPE):
+        for item in data.splits[split]:
+            key = normalise(item.text)
+            if key not in seen:
+                seen.add(key)
+                pools[item.domain].append(item)
+    return pools
+
+
+def _shares(total: int, names: Sequence[str]) -> dict[str, int]:
+    """`total` in parts that differ by one at most."""
+    return {name: total // len(names) + (rank < total % len(names)) for rank, name in enumerate(names)}
+
+
+def _take(pools: dict[str, list[Item]], wanted: dict[str, int], rng: random.Random) -> list[Item]:
+    """Remove the wanted number of items from each pool; in random order."""
+    taken: list[Item] = []
+    for name, number in wanted.items():
+        if number > len(pools[name]):
+            raise InputError(
+                f"the traffic needs {number} more queries of {name} and the data set has {len(pools[name])} left:"
+                " lower lab.clinc150.early_queries or drifted_queries"
+            )
+        taken += [pools[name].pop() for _ in range(number)]
+    rng.shuffle(taken)
+    return taken
+
+
+def _row(number: int, config: Clinc150Config, second: int, item: Item, user: str) -> dict[str, Any]:
+    return {
+        "id": f"q{number:06d}",
+        "time": (config.start + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "route": ROUTE,
+        "user": user,
+        "messages": [{"role": "user", "content": item.text}],
+        "schema": None,
+        "reference": item.intent,
+        "tags": {
+            "skill": item.intent,
+            "week": second // int(WEEK.total_seconds()) + 1,
+            "new": item.domain in (*config.new_domains, OUT_OF_SCOPE),
+            "domain": item.domain,
+        },
+    }
+
+
+def _drop_words(text: str, share: float, rng: random.Random) -> str:
+    words = text.split()
+    return " ".join([word for word in words if rng.random() >= share] or words)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _prepare_traffic(config: Clinc150Config, data: Clinc150, work: Path, seed: int) -> tuple[Path, Path]:
+    folder = (
+        work
+        / f"clinc150-traffic-{_digest(data.digest, config.model_dump(mode='json', exclude={'base', 'dataset'}), seed)}"
+    )
+    traffic, answers = folder / "traffic.jsonl", folder / "answers.jsonl"
+    if not traffic.exists():
+        rows = traffic_rows(config, data, seed)
+        book = [{"content": row["messages"][0]["content"], "answer": row["reference"]} for row in rows]
+        write_jsonl(answers, book)
+        write_jsonl(traffic, rows)  # last: its presence says that both are there
+    return traffic, answers
+
+
+def _prepare_base_model(config: Clinc150Config, data: Clinc150, work: Path) -> Path:
+    folder = work / f"clinc150-base-{_digest(data.digest, sorted(config.new_domains), config.base.model_dump())}"
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        train_base_model(base_training_items(config, data), config.base, temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(temporary)
+    return folder
+
+
+def train_base_model(items: Sequence[Item], config: BaseModelConfig, folder: Path) -> None:
+    """Train tokenizer and model from scratch on the items and save them, with the cost of training, to `folder`."""
+    from lab.pretrain import PretrainConfig, save_model, train_causal_lm, train_tokenizer
+
+    tokenizer = train_tokenizer((f"{item.text}\n{item.intent}" for item in items), config.vocabulary)
+    result = train_causal_lm(
+        training_pairs(items, config),
+        tokenizer,
+        PretrainConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            layers=config.layers,
+            heads=config.heads,
+            epochs=1.0,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            dropout=config.dropout,
+            seed=config.seed,
+        ),
+        description="train base model",
+    )
+    save_model(result.model, tokenizer, folder)
+    record = {
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "tokens": result.tokens,
+        "loss": result.losses,
+    }
+    write_atomically(folder / "training.json", json.dumps(record) + "\n")
