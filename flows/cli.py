@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flows.context import RunContext
 
 app = typer.Typer(
-    help="Closes the loop on an LLM cascade: escalations -> clusters -> targeted answers -> LoRA -> gate -> promotion.\n\n"
+    help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
     "First time here? `cascade-distill demo` runs the whole loop on an embedded world, without a key or a GPU.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,6 +36,17 @@ RunId = Annotated[
     str | None, typer.Option("--run-id", help="Name of the run; an interrupted run of that name goes on.")
 ]
 DEMO = Path("configs/demo.yaml")
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The stages' progress bars and tables are what the user reads.
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # A temporary server on a busy machine needs longer than the default of 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Defaults of the process; what the user has set stays."""
 
 
 @app.command()
@@ -90,12 +101,8 @@ def ingest(
 
     with _opened(config, start_lab=False) as (settings, _):
         state = open_state(settings)
-        done = ingest_log(
-            log,
-            state.traces,
-            PriceTable.from_yaml(settings.prices),
-            rejected_path=state.root / f"{log.stem}.rejected.jsonl",
-        )
+        rejected = state.root / f"{log.stem}.rejected.jsonl"
+        done = ingest_log(log, state.traces, PriceTable.from_yaml(settings.prices), rejected)
         say(f"{done.n_new} new traces, {done.n_known} known before, {done.n_rejected} rejected rows")
         if done.n_rejected:
             say(f"rejected rows with their reasons: {done.rejected_path}")
@@ -126,7 +133,7 @@ def compare(
 ) -> None:
     """Targeted, untargeted and random-within-escalated distillation at equal answers and training tokens."""
     from flows.compare import compare as compare_flow
-    from flows.console import print_comparison, quiet_prefect
+    from flows.console import print_comparison
     from flows.rundir import read_json
     from flows.serve import replay_traffic
 
@@ -134,8 +141,7 @@ def compare(
     with _opened(config) as (settings, traffic):
         if traffic is not None:
             _print_replay(replay_traffic(settings, traffic))
-        with quiet_prefect():
-            root = Path(compare_flow(settings, run_id or _new_id("compare"), chosen))
+        root = Path(compare_flow(settings, run_id or _new_id("compare"), chosen))
     print_comparison(read_json(root / "comparison.json"), root)
 
 
@@ -203,10 +209,8 @@ def doctor(config: Config = DEMO) -> None:
 
 def main() -> None:
     """Entry point: a message for the user is one line and exit status 2."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except CascadeDistillError as error:
@@ -239,12 +243,10 @@ def _state(config: Path, run_id: str | None) -> Any:
 
 
 def _improve(settings: RunConfig, run_id: str, dry_run: bool) -> RunContext:
-    from flows.console import quiet_prefect
     from flows.context import open_run
     from flows.improve import improve
 
-    with quiet_prefect():
-        improve(settings, run_id, dry_run)
+    improve(settings, run_id, dry_run)
     return open_run(settings.runs / run_id)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ COLOURS = {"promote": "green", "pass": "green", "reject": "red", "fail": "red"}
 def say(text: str) -> None:
     """One line."""
     console.print(text)
-
-
-@contextmanager
-def quiet_prefect() -> Iterator[None]:
-    """Prefect's own log at warnings: the stages' progress bars and tables are what the user reads."""
-    from prefect.settings import PREFECT_LOGGING_LEVEL, temporary_settings
-
-    with temporary_settings({PREFECT_LOGGING_LEVEL: "WARNING"}):
-        yield
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -80,9 +70,8 @@ def print_run(ctx: RunContext) -> None:
     if flagship:
         say(f"always asking the flagship would cost {flagship:.4f} USD per 1,000 queries")
     if report.payback_queries is not None:
-        say(
-            f"the run paid the flagship {report.run_cost_usd:.4f} USD: earned back after {report.payback_queries:,} queries"
-        )
+        paid = f"the run paid the flagship {report.run_cost_usd:.4f} USD"
+        say(f"{paid}: earned back after {report.payback_queries:,} queries")
     print_decision(ctx)
     say(f"\nreport: {(ctx.run.root / 'report.html').resolve()}")
 
@@ -137,9 +126,16 @@ def print_status(state: State, runs: Path) -> None:
     say(f"{state.traces.count()} traces in {state.root}")
     table("Versions", versions)
     history = [
-        {"time": h.time[:19], "action": h.action, "version": h.version, "replaced": h.replaced or "-", "who": h.who, "why": h.why}
+        {
+            "time": h.time[:19],
+            "action": h.action,
+            "version": h.version,
+            "replaced": h.replaced or "-",
+            "who": h.who,
+            "why": h.why,
+        }
         for h in state.registry.history()
-    ]  # fmt: skip
+    ]
     table("History", history)
     folders = sorted(path.parent for path in runs.glob("*/run.json"))
     table("Runs", [{"run": f.name, "reached": _reached(f)} for f in folders])
