@@ -175,8 +175,7 @@ def _adopt(reduced: Floats, labels: Labels) -> Labels:
     own, _ = index.kneighbors()  # without arguments a point is not its own neighbour
     own_mean = own.mean(axis=1)
     reach = {
-        label: np.quantile(own_mean[labels[inside] == label], _ADOPT_QUANTILE)
-        for label in np.unique(labels[inside])
+        label: np.quantile(own_mean[labels[inside] == label], _ADOPT_QUANTILE) for label in np.unique(labels[inside])
     }
     distances, neighbours = index.kneighbors(reduced[noise])
     result = labels.copy()
@@ -193,7 +192,7 @@ def _split(points: Floats, config: ClusterConfig, reason: str) -> Clustering:
     cluster size become noise."""
     n = len(points)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
-    reduced = _unit(_pca(points, 32, config.seed)) if n > 1 else points
+    reduced = _pca(points, 32, config.seed) if n > 1 else points
     method = "ward" if n <= _WARD_LIMIT else "kmeans"
     labels = _best_split(reduced, method, size, config.seed) if n >= 2 * size else np.zeros(n, np.int64)
     counts = np.bincount(labels, minlength=1)

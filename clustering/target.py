@@ -62,9 +62,7 @@ class _Pool:
     next_row: int = 0
 
     def gain(self) -> float:
-        return self.worth * (
-            math.exp(-self.taken / self.concave) - math.exp(-(self.taken + 1) / self.concave)
-        )
+        return self.worth * (math.exp(-self.taken / self.concave) - math.exp(-(self.taken + 1) / self.concave))
 
 
 def select_targeted(
@@ -102,9 +100,7 @@ def select_targeted(
         order = farthest_first(embeddings[rows], len(rows), config.near_duplicate_cosine)
         dropped["near-duplicate"] += len(rows) - len(order)
         worth = cluster.size * share_wrong(cluster) * weights[cluster.id]
-        pools.append(
-            _Pool(cluster.id, rows[order].tolist(), worth, config.answers_to_teach, config.n_answers)
-        )
+        pools.append(_Pool(cluster.id, rows[order].tolist(), worth, config.answers_to_teach, config.n_answers))
     tail = np.flatnonzero((np.asarray(labels) == NOISE) & allowed)
     pools.append(_noise_tail(tail, weights[NOISE], config, seed))
     chosen = _buy(pools, escalations, config, dropped)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from cascade.errors import InputError
+from clustering.cluster import ClusterConfig, chosen_min_cluster_size, cluster_embeddings
+from clustering.embed import EmbedConfig, embed_texts
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CLINC, POTION = SHARED / "datasets" / "clinc150" / "data_full.json", SHARED / "models" / "potion-base-4m"
+
+
+def blobs(sizes, spread=0.05, d=32, n_noise=0, seed=0):
+    """Tight groups of unit vectors, then scattered noise."""
+    rng = np.random.default_rng(seed)
+    centres = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    parts = [centres[i] + spread * rng.normal(size=(n, d)) for i, n in enumerate(sizes)]
+    points = np.vstack([*parts, rng.normal(size=(n_noise, d))])
+    truth = np.concatenate([np.full(n, i) for i, n in enumerate(sizes)] + [np.full(n_noise, -1)])
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32), truth
+
+
+@pytest.mark.parametrize("reducer", ["umap", "pca", "none"])
+def test_finds_clear_groups_and_numbers_them_by_size(reducer):
+    points, truth = blobs([60, 150, 120])
+    result = cluster_embeddings(points, ClusterConfig(reducer=reducer, min_cluster_size=20))
+    assert result.method == f"{reducer}+hdbscan"
+    kept = result.labels >= 0
+    assert kept.mean() > 0.9
+    assert adjusted_rand_score(truth[kept], result.labels[kept]) > 0.97
+    assert np.array_equal(np.bincount(result.labels[kept]), sorted(np.bincount(result.labels[kept]))[::-1])
+    assert result.coords_2d.shape == (330, 2)
+    assert np.isfinite(result.coords_2d).all()
+
+
+def test_same_seed_same_clustering():
+    points, _ = blobs([100, 120, 130], spread=0.12)
+    one, two = cluster_embeddings(points), cluster_embeddings(points)
+    assert np.array_equal(one.labels, two.labels)
+    assert np.array_equal(one.coords_2d, two.coords_2d)
+
+
+def test_near_noise_is_adopted_and_far_noise_is_not():
+    points, truth = blobs([120, 120, 120], spread=0.25, n_noise=40, d=8)
+    strict = cluster_embeddings(points, ClusterConfig(reducer="none", min_samples=15, adopt_noise=False))
+    adopting = cluster_embeddings(points, ClusterConfig(reducer="none", min_samples=15))
+    assert strict.adopted.sum() == 0
+    assert adopting.adopted.sum() > 0
+    assert np.all(strict.labels[adopting.adopted] == -1)
+    assert np.all(adopting.labels[adopting.adopted] >= 0)
+    untouched = ~adopting.adopted
+    assert adjusted_rand_score(strict.labels[untouched], adopting.labels[untouched]) == 1.0
+    assert np.mean(adopting.labels[truth == -1] == -1) > 0.5
+    assert adopting.noise_share == np.mean(adopting.labels == -1)
+
+
+def test_few_points_fall_back_to_ward_and_say_so():
+    points, truth = blobs([30, 40, 50])
+    result = cluster_embeddings(points)
+    assert result.method == "ward"
+    assert "fewer than min_points = 300" in result.why
+    assert adjusted_rand_score(truth, result.labels) > 0.95
+
+
+def test_too_much_noise_falls_back_and_says_so():
+    points, _ = blobs([20, 20], n_noise=360)
+    result = cluster_embeddings(points, ClusterConfig(reducer="none"))
+    assert result.method == "ward"
+    assert "as noise" in result.why
+    assert "max_noise_share = 50%" in result.why
+
+
+def test_many_points_without_density_fall_back_to_kmeans():
+    points, _ = blobs([], n_noise=4100, d=6)
+    result = cluster_embeddings(points, ClusterConfig(reducer="none", max_noise_share=0.0, min_cluster_size=400))
+    assert result.method == "kmeans"
+    assert result.n_clusters >= 2
+
+
+def test_groups_below_the_smallest_size_are_noise_in_the_fall_back_too():
+    points, truth = blobs([40, 40, 2])
+    result = cluster_embeddings(points)
+    assert result.n_clusters == 2
+    assert np.all(result.labels[truth == 2] == -1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 11])
+def test_hardly_any_points(n):
+    points, _ = blobs([n]) if n else (np.empty((0, 8), np.float32), None)
+    result = cluster_embeddings(points)
+    assert result.labels.shape == (n,)
+    assert result.coords_2d.shape == (n, 2)
+    assert result.n_clusters <= 1 or n >= 10
+
+
+def test_equal_points_do_not_break_it():
+    points = np.repeat(blobs([1, 1, 1])[0], 150, axis=0)
+    result = cluster_embeddings(points)
+    assert adjusted_rand_score(np.repeat([0, 1, 2], 150), result.labels) > 0.8
+
+
+def test_bad_embeddings_are_refused():
+    with pytest.raises(InputError, match="shape"):
+        cluster_embeddings(np.zeros(5, np.float32))
+    with pytest.raises(InputError, match="finite"):
+        cluster_embeddings(np.full((400, 3), np.nan, np.float32))
+
+
+def test_smallest_cluster_grows_with_the_data():
+    assert [chosen_min_cluster_size(n) for n in (10, 300, 6000, 40_000)] == [5, 5, 15, 40]
+
+
+@pytest.mark.skipif(not (CLINC.is_file() and POTION.is_dir()), reason="CLINC150 or the embedder is not there")
+def test_real_intents_are_found_again():
+    rows = [row for row in json.loads(CLINC.read_text())["train"] if hash_of(row[1]) % 5 == 0]
+    picked = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:1000]]
+    vectors = embed_texts([text for text, _ in picked], EmbedConfig(model=str(POTION)), progress=False)
+    result = cluster_embeddings(vectors)
+    alone = np.where(result.labels < 0, 10_000 + np.arange(1000), result.labels)
+    assert result.method == "umap+hdbscan"
+    assert result.noise_share < 0.3
+    assert adjusted_rand_score([intent for _, intent in picked], alone) > 0.5
+
+
+def hash_of(name):
+    return sum(name.encode())
