@@ -42,6 +42,8 @@ ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # The stages' progress bars and tables are what the user reads.
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    # Torch's threads wait without spinning: on a busy machine spinning costs most of the speed.
+    "OMP_WAIT_POLICY": "passive",
     # A temporary server on a busy machine needs longer than the default of 20 s.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "TOKENIZERS_PARALLELISM": "false",
@@ -56,21 +58,22 @@ def demo(
     run_id: RunId = None,
 ) -> None:
     """Run the whole loop on a lab world: traffic, escalations, clusters, LoRA, evaluation, decision."""
-    from flows.console import print_run, print_score, say
+    from flows.console import print_replay, print_run, say
+    from flows.demo import demo_world, improve_in
     from flows.serve import replay_traffic
-    from flows.world import score_clusters
+    from flows.summary import share
 
     run_id = run_id or _new_id("demo")
-    state = {"state": str(Path("runs") / run_id / "state")}
-    with _opened(config, seed, state, lab_seed=True) as (settings, traffic):
-        if traffic is None:
-            raise InputError(f"{config} has no `lab` section: use `replay` and `run` on your own traffic")
+    with demo_world(config, run_id, seed) as (settings, traffic):
         say("1/2 serving the traffic through the cascade as it is")
-        _print_replay(replay_traffic(settings, traffic))
+        served = replay_traffic(settings, traffic)
+        print_replay(served)
         say("2/2 improving it: collect, cluster, build, train, evaluate, decide")
-        ctx = _improve(settings, run_id, dry_run=False)
-        print_score(score_clusters(ctx, traffic))
-        print_run(ctx)
+        done = improve_in(settings, traffic, served, run_id)
+    print_run(done.ctx)
+    score = done.cluster_score
+    rand = "unknown" if score.adjusted_rand is None else f"{score.adjusted_rand:.3f}"
+    say(f"clusters against the planted skills: adjusted Rand index {rand} (noise apart: {share(score.noise_share)})")
 
 
 @app.command()
@@ -79,13 +82,14 @@ def replay(
     config: Config = DEMO,
 ) -> None:
     """Serve a traffic file through the cascade and store its traces; what was served before is skipped."""
+    from flows.console import print_replay
     from flows.serve import replay_traffic
 
     with _opened(config) as (settings, _):
         path = traffic or settings.traffic
         if path is None:
             raise InputError("no traffic file: name one, or set `traffic` in the configuration")
-        _print_replay(replay_traffic(settings, path))
+        print_replay(replay_traffic(settings, path))
 
 
 @app.command()
@@ -133,14 +137,14 @@ def compare(
 ) -> None:
     """Targeted, untargeted and random-within-escalated distillation at equal answers and training tokens."""
     from flows.compare import compare as compare_flow
-    from flows.console import print_comparison
+    from flows.console import print_comparison, print_replay
     from flows.rundir import read_json
     from flows.serve import replay_traffic
 
     chosen = _seeds(seeds)
     with _opened(config) as (settings, traffic):
         if traffic is not None:
-            _print_replay(replay_traffic(settings, traffic))
+            print_replay(replay_traffic(settings, traffic))
         root = Path(compare_flow(settings, run_id or _new_id("compare"), chosen))
     print_comparison(read_json(root / "comparison.json"), root)
 
@@ -223,14 +227,12 @@ def _opened(
     path: Path,
     seed: int | None = None,
     overrides: dict[str, Any] | None = None,
-    lab_seed: bool = False,
     start_lab: bool = True,
 ) -> Iterator[tuple[RunConfig, Path | None]]:
     from flows.world import open_config
 
     values = {**(overrides or {}), **({"seed": seed} if seed is not None else {})}
-    lab_values = {"seed": seed} if lab_seed and seed is not None else {}
-    with open_config(path, values, lab_values, start_lab=start_lab) as opened:
+    with open_config(path, values, start_lab=start_lab) as opened:
         yield opened.config, opened.lab_traffic
 
 
@@ -248,12 +250,6 @@ def _improve(settings: RunConfig, run_id: str, dry_run: bool) -> RunContext:
 
     improve(settings, run_id, dry_run)
     return open_run(settings.runs / run_id)
-
-
-def _print_replay(done: Any) -> None:
-    from flows.console import print_replay
-
-    print_replay(done)
 
 
 def _seeds(text: str) -> list[int]:
@@ -275,3 +271,7 @@ def _user() -> str:
         return getpass.getuser()
     except OSError:
         return "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from flows.rundir import read_json
 from flows.serve import Replay
 from flows.summary import cluster_rows, flagship_cost_per_1000, metric_rows
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 COLOURS = {"promote": "green", "pass": "green", "reject": "red", "fail": "red"}
 
 
 def say(text: str) -> None:
-    """One line."""
-    console.print(text)
+    """One line, not wrapped: paths stay whole."""
+    console.print(text, soft_wrap=True)
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -101,11 +102,6 @@ def print_comparison(results: list[dict[str, Any]], root: Path) -> None:
     arms = list(dict.fromkeys(r.arm for r in found))
     table("Mean over seeds (range of the seeds)", [mean_row([r for r in found if r.arm == arm]) for arm in arms])
     say(f"\nresults: {(root / 'comparison.json').resolve()}")
-
-
-def print_score(score: Any) -> None:
-    """How well the clusters match what the lab planted."""
-    say(f"clusters against the planted skills: {score}")
 
 
 def print_status(state: State, runs: Path) -> None:

@@ -59,6 +59,11 @@ def cluster_rows(clusters: Sequence[Cluster], selected: dict[int, int] | None = 
     ]
 
 
+def share(value: float | None) -> str:
+    """A rate without an interval."""
+    return "unknown" if value is None else f"{value:.1%}"
+
+
 def percent(interval: Interval | None) -> str:
     """A rate with its interval."""
     if interval is None:

@@ -6,10 +6,10 @@ The only module of the application that knows the lab: everything behind it sees
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -18,6 +18,9 @@ from flows.config import RunConfig, build_config, merge, read_yaml
 from flows.context import RunContext
 from flows.records import load_labels
 from flows.rundir import read_jsonl
+
+if TYPE_CHECKING:
+    from lab.score import ClusterScore
 
 # What the lab fills in, for commands that only look at stores and so need no lab running.
 NOT_STARTED: dict[str, Any] = {
@@ -57,6 +60,7 @@ def open_config(
 
 @contextmanager
 def _lab(path: Path, section: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Path]]:
+    from lab.flagship import FlagshipError
     from lab.world import LabConfig, open_world
 
     try:
@@ -65,7 +69,11 @@ def _lab(path: Path, section: dict[str, Any]) -> Iterator[tuple[dict[str, Any], 
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: lab.{where}: {first['msg']} (value seen: {first['input']!r})") from None
-    with open_world(config) as world:
+    with ExitStack() as stack:
+        try:
+            world = stack.enter_context(open_world(config))
+        except (FileNotFoundError, FlagshipError) as error:
+            raise ConfigError(f"the lab world {config.world!r} cannot be opened: {error}") from error
         found = {
             "traffic": str(world.traffic_path),
             "student": {"base_model": str(world.base_model_path)},
@@ -75,8 +83,8 @@ def _lab(path: Path, section: dict[str, Any]) -> Iterator[tuple[dict[str, Any], 
         yield found, Path(world.traffic_path)
 
 
-def score_clusters(ctx: RunContext, traffic: Path) -> str:
-    """How well a run's clusters match what the lab planted, in one line."""
+def score_clusters(ctx: RunContext, traffic: Path) -> ClusterScore:
+    """How well a run's clusters match what the lab planted."""
     from lab.score import score_clusters as score
 
-    return str(score(load_labels(ctx), read_jsonl(traffic)))
+    return score(load_labels(ctx), read_jsonl(traffic))

@@ -56,7 +56,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_wrong_lab_setting_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({**read_yaml(ROOT / "configs/demo.yaml"), "lab": {"world": "shop", "sede": 1}}))
-    with pytest.raises(ConfigError, match="lab.sede"), open_config(path):
+    with pytest.raises(ConfigError, match=r"lab\.sede"), open_config(path):
         pass
 
 
