@@ -13,9 +13,9 @@ from lab.skills import KNOWN, NEW, Query, draw_out_of_scope, draw_query
 class CorpusSize:
     """Numbers of training queries; the defaults are those of the committed models."""
 
-    known: int = 26_000
-    generic: int = 14_000
-    invented_skills: int = 150
+    known: int = 34_000
+    generic: int = 10_000
+    invented_skills: int = 80
     embedder: int = 20_000
 
 

@@ -78,4 +78,4 @@ def _word_vectors(documents: list[list[int]], size: int, dimensions: int, seed: 
     left, strength, _ = svds(matrix, k=dimensions, v0=start)
     vectors = left * np.sqrt(strength)
     vectors[0] = 0.0
-    return np.asarray(vectors, dtype=np.float32)
+    return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -48,7 +48,7 @@ def draw_extraction(rng: random.Random) -> Query:
 
 
 def draw_generic(count: int, invented: tuple[Skill, ...], rng: random.Random) -> list[Query]:
-    """Queries of the generic share: six in ten from invented skills, the rest extraction."""
+    """Queries of the generic share: three quarters from invented skills, the rest extraction."""
     return [
-        draw_query(rng.choice(invented), rng) if rng.random() < 0.6 else draw_extraction(rng) for _ in range(count)
+        draw_query(rng.choice(invented), rng) if rng.random() < 0.75 else draw_extraction(rng) for _ in range(count)
     ]

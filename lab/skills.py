@@ -35,12 +35,13 @@ OUT_OF_SCOPE_TEMPLATES = (
     "why do {w} {w} eat {w}", "explain {w} {w} to a {w}", "number of {w} seats in {w} {w}",
     "distance between {w} {w} and {w} {w}", "recipe for {w} with {w} and {w}", "latest headline on {w} {w}",
 )  # fmt: skip
+_CHOICE = re.compile(r"\(([^)]*)\)")
 _SLOT = re.compile(r"\{(\w+)(?::(\w+))?\}")
 
 
 @dataclass(frozen=True)
 class Skill:
-    """One intent with its templates; a placeholder is ``{kind}`` or ``{key:kind}``."""
+    """One intent with its templates; a placeholder is ``{kind}`` or ``{key:kind}``, a choice ``(a|b)``."""
 
     name: str
     templates: tuple[str, ...]
@@ -81,7 +82,8 @@ def fill(template: str, intent: str, rng: random.Random) -> tuple[str, str]:
         fields[key] = slots.as_json(kind, value)
         return value
 
-    text = _SLOT.sub(put, template)
+    worded = _CHOICE.sub(lambda match: rng.choice(match.group(1).split("|")), template)
+    text = _SLOT.sub(put, worded)
     return text, compact({"intent": intent, **dict(sorted(fields.items()))})
 
 

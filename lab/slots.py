@@ -1,4 +1,4 @@
-"""Slot kinds of the shop: closed pools of values, and numbers that are told apart by their length."""
+"""Slot kinds of the shop: closed pools of values, and numbers that are told apart by their range."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     ),
     "payment": tuple("visa paypal mastercard invoice cash klarna".split()),
 }
-RANGES: dict[str, tuple[int, int]] = {"order": (1000, 9999), "amount": (100, 999), "quantity": (2, 19)}
+RANGES: dict[str, tuple[int, int]] = {"order": (1000, 9999), "amount": (20, 99), "quantity": (2, 19)}
 INTEGER_KINDS = frozenset({"amount", "quantity"})
 KINDS: tuple[str, ...] = (*POOLS, *RANGES)
 
