@@ -109,9 +109,7 @@ def bootstrap_mean(
 ) -> Interval:
     """Bootstrap interval of a mean; of a mean paired difference when given the differences."""
     rows = _as_rows(values)
-    return bootstrap_ratio(
-        rows, np.ones_like(rows), confidence, resamples=resamples, seed=seed, method=method
-    )
+    return bootstrap_ratio(rows, np.ones_like(rows), confidence, resamples=resamples, seed=seed, method=method)
 
 
 def bootstrap_ratio(
@@ -286,13 +284,9 @@ def _z_two_sided(confidence: float) -> float:
 
 def _check_counts(successes: int, n: int) -> None:
     if n <= 0 or not 0 <= successes <= n:
-        raise InputError(
-            f"a rate of {successes} in {n} does not exist: counts must satisfy 0 <= k <= n, n > 0"
-        )
+        raise InputError(f"a rate of {successes} in {n} does not exist: counts must satisfy 0 <= k <= n, n > 0")
 
 
 def _check_pairs(n_better: int, n_worse: int, n: int) -> None:
     if min(n_better, n_worse) < 0 or n <= 0 or n_better + n_worse > n:
-        raise InputError(
-            f"{n_better} better and {n_worse} worse of {n} pairs do not add up: count them again"
-        )
+        raise InputError(f"{n_better} better and {n_worse} worse of {n} pairs do not add up: count them again")

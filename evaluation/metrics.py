@@ -217,6 +217,4 @@ def _ratio_or_none(top: FloatArray, bottom: FloatArray, config: MetricsConfig) -
 def _cut_or_none(before: FloatArray, after: FloatArray, config: MetricsConfig) -> Interval | None:
     if len(before) < 2 or before.sum() <= 0:
         return None
-    return bootstrap_relative_cut(
-        before, after, config.confidence, resamples=config.resamples, seed=config.seed
-    )
+    return bootstrap_relative_cut(before, after, config.confidence, resamples=config.resamples, seed=config.seed)

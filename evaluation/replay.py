@@ -96,9 +96,7 @@ def pair_sides(
     for query in heldout:
         best = flagship[query.id]
         reference = _reference(query, best, reference_kind)
-        case = _Case(
-            query, reference, grade_kind, grade(best.text, reference, grade_kind), prices.cost_usd(best)
-        )
+        case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), prices.cost_usd(best))
         rows.append(
             PairedRow(
                 query_id=query.id,
@@ -182,9 +180,7 @@ def _reference(query: Query, flagship: Answer, kind: str) -> str:
 def _by_id(answers: Answers, ids: Sequence[str], who: str) -> Mapping[str, Answer]:
     if not isinstance(answers, Mapping):
         if len(answers) != len(ids):
-            raise InputError(
-                f"{who} gave {len(answers)} answers to {len(ids)} held-out queries: answer every one"
-            )
+            raise InputError(f"{who} gave {len(answers)} answers to {len(ids)} held-out queries: answer every one")
         return dict(zip(ids, answers, strict=True))
     missing = [i for i in ids if i not in answers]
     if missing:

@@ -141,9 +141,7 @@ def _side_lines(report: EvaluationReport) -> list[str]:
 
     def errors(side: SideMetrics) -> str:
         found = side.accepted_error
-        return (
-            "none accepted" if found is None else f"{_percent(found)}, {side.n_accepted_wrong} of {found.n}"
-        )
+        return "none accepted" if found is None else f"{_percent(found)}, {side.n_accepted_wrong} of {found.n}"
 
     return [
         line("escalation rate", _percent, lambda s: s.escalation_rate),
@@ -176,9 +174,7 @@ def _cluster_lines(report: EvaluationReport) -> list[str]:
 def _note_lines(report: EvaluationReport) -> list[str]:
     notes = list(report.notes)
     if unknown := report.overall.paired.n_cost_unknown:
-        notes.append(
-            f"{unknown} of {report.n} rows have an unknown cost and are left out of every cost figure."
-        )
+        notes.append(f"{unknown} of {report.n} rows have an unknown cost and are left out of every cost figure.")
     if report.heldout_uses > 1:
         notes.append(f"This held-out slice has now served {report.heldout_uses} decisions.")
     return [f"- {note}" for note in notes]
@@ -197,15 +193,11 @@ def _payback(saved_per_1000: Interval | None, run_cost_usd: float | None) -> int
 def _payback_text(report: EvaluationReport) -> str:
     if report.payback_queries is not None:
         return f"{report.payback_queries:,} (the run cost ${report.run_cost_usd:,.2f})"
-    return (
-        "unknown: the run's cost is not known" if report.run_cost_usd is None else "never: nothing is saved"
-    )
+    return "unknown: the run's cost is not known" if report.run_cost_usd is None else "never: nothing is saved"
 
 
 def _percent(interval: Interval | None) -> str:
-    return (
-        "unknown" if interval is None else f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
-    )
+    return "unknown" if interval is None else f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
 
 
 def _points(interval: Interval) -> str:

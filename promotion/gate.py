@@ -85,9 +85,7 @@ class Decision:
         try:
             return TypeAdapter(cls).validate_python(dict(row))
         except ValidationError as error:
-            raise InputError(
-                f"not a gate decision: {error.errors()[0]['msg']}; run the gate again"
-            ) from error
+            raise InputError(f"not a gate decision: {error.errors()[0]['msg']}; run the gate again") from error
 
 
 def decide(report: EvaluationReport, policy: GatePolicy) -> Decision:
@@ -180,9 +178,7 @@ def _pairs_for_quality(report: EvaluationReport, policy: GatePolicy) -> int | No
         return None
     return max(
         report.n + 1,
-        pairs_needed(
-            disagreement, policy.quality_margin, power=POWER, alpha=level, difference=min(0.0, found.value)
-        ),
+        pairs_needed(disagreement, policy.quality_margin, power=POWER, alpha=level, difference=min(0.0, found.value)),
     )
 
 
@@ -204,9 +200,7 @@ def _check_cost(report: EvaluationReport, policy: GatePolicy) -> Check:
         f"the lower bound must be above {floor:.1%}"
     )
     if unknown > policy.max_cost_unknown:
-        sentence += (
-            f"; {unknown:.1%} of the rows have no cost, at most {policy.max_cost_unknown:.1%} may lack it"
-        )
+        sentence += f"; {unknown:.1%} of the rows have no cost, at most {policy.max_cost_unknown:.1%} may lack it"
         return Check(name, Status.UNSURE, sentence, numbers, None)
     if found.low > floor:
         return Check(name, Status.PASS, sentence, numbers)

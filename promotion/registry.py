@@ -246,13 +246,9 @@ class Registry:
         if version.adapter is None:
             return
         if not version.adapter.is_dir():
-            raise RegistryError(
-                f"{version.id}: its adapter folder {version.adapter} is gone: restore it or roll back"
-            )
+            raise RegistryError(f"{version.id}: its adapter folder {version.adapter} is gone: restore it or roll back")
         if folder_digest(version.adapter) != version.adapter_digest:
-            raise RegistryError(
-                f"{version.id}: its adapter {version.adapter} was changed: restore it or roll back"
-            )
+            raise RegistryError(f"{version.id}: its adapter {version.adapter} was changed: restore it or roll back")
 
 
 def version_to_dict(version: Version) -> dict[str, Any]:

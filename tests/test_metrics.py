@@ -17,9 +17,7 @@ ANSWER = Answer("x", "m", 1, 1, None, "stop")
 
 def side(accepted, correct, cost=None):
     served = correct if accepted else 1.0
-    return Side(
-        ANSWER, True, 0.5, accepted, correct, served, (1.0 if accepted else 11.0) if cost is None else cost
-    )
+    return Side(ANSWER, True, 0.5, accepted, correct, served, (1.0 if accepted else 11.0) if cost is None else cost)
 
 
 def row(i, champion, candidate, cluster=None, flagship_cost=10.0):

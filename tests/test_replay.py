@@ -12,9 +12,7 @@ from cascade.trace import Answer, Query, TokenConfidence
 from cascade.verifiers import RulesConfig, Verifier
 from evaluation.replay import pair_sides, paired_row_from_dict, paired_row_to_dict
 
-PRICES = PriceTable(
-    prices={"small": Price(1.0, 1.0), "small-v2": Price(1.0, 1.0), "large": Price(10.0, 50.0)}
-)
+PRICES = PriceTable(prices={"small": Price(1.0, 1.0), "small-v2": Price(1.0, 1.0), "large": Price(10.0, 50.0)})
 SCHEMA = {"type": "object", "required": ["a"]}
 
 

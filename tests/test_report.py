@@ -18,9 +18,7 @@ ANSWER = Answer("x", "m", 1, 1, None, "stop")
 def rows():
     def side(accepted, correct):
         cost = 0.001 if accepted else 0.011
-        return Side(
-            ANSWER, True, 0.9 if correct else 0.4, accepted, correct, correct if accepted else 1.0, cost
-        )
+        return Side(ANSWER, True, 0.9 if correct else 0.4, accepted, correct, correct if accepted else 1.0, cost)
 
     return [
         PairedRow(
