@@ -18,6 +18,7 @@ from flows.records import (
     BASELINE,
     BUILD,
     CLUSTER,
+    COLLECT,
     DECIDE,
     EVALUATE,
     PROMOTE,
@@ -32,7 +33,7 @@ from flows.records import (
     read_answers,
     write_answers,
 )
-from flows.rundir import Manifest, write_json, write_jsonl, write_text
+from flows.rundir import Manifest, RunDir, read_json, write_json, write_jsonl, write_text
 from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
 from promotion.gate import GateOutcome, decide
 
@@ -92,9 +93,29 @@ def _report(
         grade_kind=ctx.config.grade,
         config=MetricsConfig(alpha=ctx.config.gate.spent_alpha, seed=ctx.seed),
         cluster_names={c.id: c.name for c in load_clusters(ctx)},
+        heldout_uses=_heldout_uses(ctx),
         run_cost_usd=_run_cost(ctx, bought),
     )
     return report, [asdict(row) for row in rows]
+
+
+def _heldout_uses(ctx: RunContext) -> int:
+    """Decisions that this held-out slice has served, this one included: a slice wears out with reuse."""
+    mine = _heldout_digest(ctx.run)
+    others = [RunDir(p.parent) for p in ctx.config.runs.glob("*/run.json") if p.parent != ctx.run.root]
+    own_state = str(ctx.config.state)
+    return 1 + sum(
+        1
+        for other in others
+        if other.manifest(DECIDE) is not None
+        and read_json(other.root / "run.json")["config"]["state"] == own_state
+        and _heldout_digest(other) == mine
+    )
+
+
+def _heldout_digest(run: RunDir) -> str | None:
+    manifest = run.manifest(COLLECT)
+    return manifest.outputs["heldout.jsonl"] if manifest else None
 
 
 def _run_cost(ctx: RunContext, bought: Manifest | None) -> float | None:
