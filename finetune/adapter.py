@@ -43,8 +43,8 @@ def adapter_digest(path: Path) -> str:
     if not weights.is_file() or not config.is_file():
         raise StageError(f"{path} is no adapter folder: it needs {WEIGHTS} and {CONFIG}.")
     settings = json.loads(config.read_text())
-    scale = {key: settings.get(key) for key in ("r", "lora_alpha", "use_rslora", "alpha_pattern")}
-    digest = hashlib.sha256(json.dumps(scale, sort_keys=True).encode())
+    scale = [settings.get("r"), float(settings.get("lora_alpha") or 0), bool(settings.get("use_rslora"))]
+    digest = hashlib.sha256(json.dumps([*scale, settings.get("alpha_pattern") or {}], sort_keys=True).encode())
     for header, content in _tensors(weights):
         digest.update(json.dumps(header).encode())
         digest.update(content)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
-from cascade.errors import CascadeDistillError, ConfigError
+from cascade.errors import CascadeDistillError, ConfigError, StageError
 from finetune import preflight
-from finetune.adapter import RECORD, adapter_digest
+from finetune.adapter import RECORD, adapter_digest, load_adapter_record
 from finetune.checkpoint import Progress, resume, save
 from finetune.encode import EncodedExample, encode_example, plan_batches, stop_token_ids
 from finetune.training_set import read_training_examples
@@ -45,10 +45,10 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: float = Field(default=2e-4, gt=0)
-    epochs: float = Field(default=3, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
     batch_tokens: int = Field(default=8192, ge=1)
     """Rows x longest row of one step, padding included."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -100,6 +100,9 @@ def train(spec: TrainSpec, work_dir: Path) -> None:
     encoded, n_too_long = _encode(spec, tokenizer, model)
     steps = plan_batches([len(e.ids) for e in encoded], spec.batch_tokens, spec.epochs, spec.token_budget, spec.seed)
     preflight.check_before(encoded, steps, stop_token_ids(tokenizer, model.generation_config))
+    if _is_done(spec, steps):
+        print(f"{spec.out} holds this very training already", file=sys.stderr)
+        return
     done = _run_steps(spec, work_dir, model, encoded, steps)
     record = {**_record(spec, model, encoded, steps, done), "n_too_long": n_too_long}
     _write_adapter(spec, work_dir, model, encoded[:4], record)
@@ -194,6 +197,16 @@ def accumulate_gradients(model: Any, batch: Sequence[EncodedExample], max_rows: 
                 torch.cuda.empty_cache()
         else:
             return total, max_rows
+
+
+def _is_done(spec: TrainSpec, steps: Sequence[list[int]]) -> bool:
+    """A run killed between its last step and its manifest is started again with nothing left to do."""
+    try:
+        load_adapter_record(spec.out)
+    except StageError:
+        return False
+    record = json.loads((spec.out / RECORD).read_text())
+    return bool(record["plan"] == preflight.fingerprint(spec, steps))
 
 
 def _run_steps(

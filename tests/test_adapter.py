@@ -28,7 +28,9 @@ def test_digest_is_of_what_the_adapter_computes(adapter):
     save_file(
         {"b": torch.ones(2, 2), "a": torch.arange(4.0)}, adapter / "adapter_model.safetensors", {"made": "by hand"}
     )
-    (adapter / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "base_model_name_or_path": "y"}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"lora_alpha": 8.0, "r": 4, "base_model_name_or_path": "y"})
+    )
     assert adapter_digest(adapter) == digest
 
 

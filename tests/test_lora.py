@@ -231,9 +231,26 @@ def test_a_checkpoint_of_another_spec_is_not_used(base, tmp_path, capsys):
     torch.save(
         {"plan": "another", "weights": {}, "optimizer": {}, "losses": [1.0], "seconds": 1.0}, tmp_path / lora.CHECKPOINT
     )
-    train(spec, tmp_path)
+    again = spec.model_copy(update={"out": tmp_path / "again"})
+    train(again, tmp_path)
     assert "starting over" in capsys.readouterr().err
-    assert load_adapter_record(spec.out).digest == reference
+    assert load_adapter_record(again.out).digest == reference
+
+
+def test_a_finished_training_is_not_done_again_but_a_damaged_or_other_one_is(base, tmp_path):
+    spec = spec_of(base, tmp_path, epochs=1)
+    train(spec, tmp_path)
+    weights = spec.out / "adapter_model.safetensors"
+    inode = weights.stat().st_ino
+    train(spec, tmp_path)
+    assert weights.stat().st_ino == inode
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8])
+    train(spec, tmp_path)
+    assert weights.read_bytes()[-100:] == whole[-100:]
+    digest = load_adapter_record(spec.out).digest
+    train(spec.model_copy(update={"seed": 1}), tmp_path)
+    assert load_adapter_record(spec.out).digest != digest
 
 
 def test_leaves_out_too_long_examples_and_counts_them(base, tmp_path):

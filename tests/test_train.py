@@ -40,7 +40,7 @@ def spec_of(base, folder, **changes):
         "out": folder / "adapter",
         "rank": 4,
         "learning_rate": 0.01,
-        "epochs": 60,
+        "epochs": 30,
         "batch_tokens": 256,
         "dtype": "float32",
         "checkpoint_every_steps": 5,
