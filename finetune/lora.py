@@ -56,7 +56,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int = Field(default=2048, ge=2)
-    """Longer examples are left out and counted, never cut."""
+    """Longer examples, and those beyond the model's own context, are left out and counted, never cut."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base; the adapter and its optimizer are float32. "auto" is bfloat16 where it is quick."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
@@ -298,7 +298,8 @@ def _encode(spec: TrainSpec, tokenizer: Any, model: Any) -> tuple[list[EncodedEx
     stops = stop_token_ids(tokenizer, model.generation_config)
     examples = read_training_examples(spec.examples)
     encoded = [encode_example(tokenizer, e.id, e.messages, e.answer, stops) for e in examples]
-    fitting = [e for e in encoded if len(e.ids) <= spec.max_length]
+    context = getattr(model.config, "max_position_embeddings", None) or spec.max_length
+    fitting = [e for e in encoded if len(e.ids) <= min(spec.max_length, context)]
     return fitting, len(encoded) - len(fitting)
 
 

@@ -11,7 +11,7 @@ from finetune import lora
 from finetune.adapter import load_adapter_record
 from finetune.encode import EncodedExample
 from finetune.lora import TrainSpec, accumulate_gradients, completion_loss, load_student, schedule, train
-from finetune.training_set import TrainingExample, write_training_examples
+from finetune.training_set import TrainingExample, read_training_examples, write_training_examples
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +259,15 @@ def test_leaves_out_too_long_examples_and_counts_them(base, tmp_path):
     record = json.loads((spec.out / "train.json").read_text())
     assert record["n_too_long"] > 0
     assert record["n_examples"] + record["n_too_long"] == 24
+
+
+def test_leaves_out_what_is_beyond_the_models_context(base, tmp_path):
+    spec = spec_of(base, tmp_path, epochs=1)
+    long = TrainingExample("long", ({"role": "user", "content": "y" * 600},), "z", "flagship")
+    write_training_examples(spec.examples, [*read_training_examples(spec.examples), long])
+    train(spec, tmp_path)
+    record = json.loads((spec.out / "train.json").read_text())
+    assert (record["n_examples"], record["n_too_long"]) == (24, 1)
 
 
 @pytest.mark.parametrize(
