@@ -3,7 +3,7 @@
 CLINC150 (Larson et al. 2019, "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction",
 CC BY 3.0) is not part of the repository. The base model learns the intents of seven domains from their training
 split; the traffic is made of queries that it has not seen, and its later weeks bring the other three domains and
-questions out of scope. Everything made here is kept in a work folder under a digest of what it was made from.
+questions out of scope. Everything made here is kept under a digest of what it was made from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import ConfigError, InputError
 from lab.files import write_atomically, write_jsonl
-from lab.flagship_book import FlagshipOptions
+from lab.traffic import WEEK, TrafficConfig
+from lab.world import LabConfig, Prepared
 
 CHECKOUT = Path(__file__).parents[1]
+FOLDER_VARIABLE = "CLINC150_FOLDER"
+"""Environment variable that names the folder of data_full.json and domains.json."""
+FOLDER = Path("../shared/datasets/clinc150")
+"""Where the data set is looked for otherwise; a relative path starts at the checkout."""
+EMBEDDER = CHECKOUT / "../shared/models/potion-base-4m"
+NEW_DOMAINS = ("credit_cards", "travel", "work")
+"""One that is close to a known domain (banking), two that are not."""
 ROUTE = "assistant"
 OUT_OF_SCOPE = "oos"
-WEEK = timedelta(days=7)
-FLAGSHIP_OPTIONS = FlagshipOptions(models=("lab-flagship",), fallback=OUT_OF_SCOPE, error_rate=0.03)
 SPLITS = ("train", "val", "test")
 
 
@@ -56,26 +62,6 @@ class BaseModelConfig(BaseModel):
     seed: int = 0
 
 
-class Clinc150Config(BaseModel):
-    """Which data, which domains are new, how much traffic; counts are of queries."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dataset: Path = Path("../shared/datasets/clinc150")
-    """Folder with data_full.json and domains.json; a relative path starts at the checkout."""
-    new_domains: tuple[str, ...] = ("credit_cards", "travel", "work")
-    early_queries: int = Field(800, ge=0)
-    """Of known domains only, in the first week."""
-    drifted_queries: int = Field(6000, ge=0)
-    """Of all domains in equal shares, in the weeks after."""
-    drifted_weeks: int = Field(3, ge=1)
-    out_of_scope_share: float = Field(0.08, ge=0, le=1)
-    """Of the drifted queries."""
-    users: int = Field(400, ge=1)
-    start: datetime = datetime(2026, 1, 5, tzinfo=UTC)
-    base: BaseModelConfig = BaseModelConfig()
-
-
 @dataclass(frozen=True, slots=True)
 class Item:
     """One query of the data set with its gold intent."""
@@ -96,63 +82,57 @@ class Clinc150:
     """Of the two files that were read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clinc150Files:
-    """What the world consists of, as files."""
+def prepare(config: LabConfig, folder: Path) -> Prepared:
+    """Make traffic and flagship answers in `folder` and the base model beside it, or find them there.
 
-    traffic_path: Path
-    base_model_path: Path
-    answers_path: Path
-
-
-def prepare(config: Clinc150Config, work: Path, seed: int) -> Clinc150Files:
-    """Make the traffic of `seed`, the flagship's answers and the base model below `work`, or find them there.
-
-    Only the traffic depends on `seed`. Raises ConfigError without the data set or with an unknown domain,
-    InputError when the data set is damaged or holds too few queries.
+    Only the traffic depends on the world's seed, so that worlds of all seeds share one base model. Raises ConfigError
+    without the data set, InputError when it is damaged or too small for the traffic.
     """
-    data = load_dataset(config.dataset)
-    _check_domains(config, data)
-    traffic, answers = _prepare_traffic(config, data, work, seed)
-    return Clinc150Files(traffic, _prepare_base_model(config, data, work), answers)
+    data = load_dataset(dataset_folder())
+    traffic, answers = _prepare_traffic(config, data, folder)
+    return Prepared(traffic, answers, _prepare_base_model(BaseModelConfig(), data, folder.parent), EMBEDDER)
+
+
+def dataset_folder() -> Path:
+    """Where the data set should be."""
+    return CHECKOUT / os.environ.get(FOLDER_VARIABLE, FOLDER)
 
 
 def load_dataset(folder: Path) -> Clinc150:
     """Read the data set. Raises ConfigError when it is not there, InputError when it is not readable."""
-    root = CHECKOUT / folder
     digest = hashlib.sha256()
     found: list[Any] = []
     for name in ("data_full.json", "domains.json"):
-        if not (root / name).is_file():
+        if not (folder / name).is_file():
             raise ConfigError(
-                f"the CLINC150 data set is not at {root} (no {name}): fetch the public data set clinc_oos"
-                " (github.com/clinc/oos-eval) and set lab.clinc150.dataset to its folder"
+                f"the CLINC150 data set is not at {folder} (no {name}): fetch the public data set clinc_oos"
+                f" (github.com/clinc/oos-eval) and set {FOLDER_VARIABLE} to its folder"
             )
-        content = (root / name).read_bytes()
+        content = (folder / name).read_bytes()
         digest.update(hashlib.sha256(content).digest())
         try:
             found.append(json.loads(content))
         except ValueError as error:
-            raise InputError(f"{root / name} is not JSON ({error}): fetch it again") from None
+            raise InputError(f"{folder / name} is not JSON ({error}): fetch it again") from None
     rows, domains = found
     domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
     try:
         splits = {name: tuple(Item(text, intent, domain_of[intent]) for text, intent in rows[name]) for name in SPLITS}
         outside = [text for name in SPLITS for text, _ in rows[f"oos_{name}"]]
     except (KeyError, ValueError) as error:
-        raise InputError(f"{root / 'data_full.json'} is not CLINC150's (at {error}): fetch it again") from None
+        raise InputError(f"{folder / 'data_full.json'} is not CLINC150's (at {error}): fetch it again") from None
     splits[OUT_OF_SCOPE] = tuple(Item(text, OUT_OF_SCOPE, OUT_OF_SCOPE) for text in outside)
     return Clinc150(splits, tuple(domains), digest.hexdigest())
 
 
-def base_training_items(config: Clinc150Config, data: Clinc150) -> list[Item]:
+def base_training_items(data: Clinc150) -> list[Item]:
     """What the base model learns from: the training split of the known domains."""
-    return [item for item in data.splits["train"] if item.domain not in config.new_domains]
+    return [item for item in data.splits["train"] if item.domain not in NEW_DOMAINS]
 
 
-def validation_items(config: Clinc150Config, data: Clinc150) -> list[Item]:
+def validation_items(data: Clinc150) -> list[Item]:
     """On which the base model's accuracy is measured: the validation split of the known domains."""
-    return [item for item in data.splits["val"] if item.domain not in config.new_domains]
+    return [item for item in data.splits["val"] if item.domain not in NEW_DOMAINS]
 
 
 def training_pairs(items: Sequence[Item], config: BaseModelConfig) -> list[tuple[list[dict[str, str]], str]]:
@@ -169,24 +149,22 @@ def training_pairs(items: Sequence[Item], config: BaseModelConfig) -> list[tuple
     return pairs
 
 
-def traffic_rows(config: Clinc150Config, data: Clinc150, seed: int) -> list[dict[str, Any]]:
+def traffic_rows(config: TrafficConfig, data: Clinc150, seed: int) -> list[dict[str, Any]]:
     """Rows {id, time, route, user, messages, schema, reference, tags}, ordered by time; weeks count from 1.
 
     No query comes twice and none is among the base model's training queries (case and punctuation aside).
     The tags are for the lab's own scoring only. Raises InputError when a domain has too few queries.
     """
     rng = random.Random(f"clinc150-traffic-{seed}")
-    pools = _pools(config, data)
+    pools = _pools(data)
     for pool in pools.values():
         rng.shuffle(pool)
-    known = [domain for domain in data.domains if domain not in config.new_domains]
-    n_outside = round(config.drifted_queries * config.out_of_scope_share)
-    early = _take(pools, _shares(config.early_queries, known), rng)
-    drifted = _take(pools, _shares(config.drifted_queries - n_outside, data.domains) | {OUT_OF_SCOPE: n_outside}, rng)
-    seconds, weeks = int(WEEK.total_seconds()), config.drifted_weeks
+    early = _take(pools, _shares(config.early_queries, _known(data)), rng)
+    drifted = _take(pools, _drifted_mix(config, data), rng)
+    seconds, first, last = int(WEEK.total_seconds()), config.early_weeks, config.early_weeks + config.drifted_weeks
     # Times are drawn first and dealt out in order, so that the mix of domains is the same in every week.
-    moments = sorted(rng.randrange(seconds) for _ in early)
-    moments += sorted(seconds + rng.randrange(weeks * seconds) for _ in drifted)
+    moments = sorted(rng.randrange(first * seconds) for _ in early)
+    moments += sorted(rng.randrange(first * seconds, last * seconds) for _ in drifted)
     users = [f"user-{number:04d}" for number in range(config.users)]
     # A few users write much and most write little, as to any assistant.
     senders = rng.choices(users, [1 / (rank + 10) for rank in range(config.users)], k=len(moments))
@@ -201,17 +179,21 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _check_domains(config: Clinc150Config, data: Clinc150) -> None:
-    unknown = [domain for domain in config.new_domains if domain not in data.domains]
-    if unknown or len(set(config.new_domains)) >= len(data.domains):
-        raise ConfigError(
-            f"lab.clinc150.new_domains is {list(config.new_domains)}: name some, but not all, of {list(data.domains)}"
-        )
+def _known(data: Clinc150) -> list[str]:
+    return [domain for domain in data.domains if domain not in NEW_DOMAINS]
 
 
-def _pools(config: Clinc150Config, data: Clinc150) -> dict[str, list[Item]]:
+def _drifted_mix(config: TrafficConfig, data: Clinc150) -> dict[str, int]:
+    """Queries of each domain in the drifted weeks; known domains share equally, and so do new ones."""
+    n_new = round(config.drifted_queries * config.new_share)
+    n_outside = round(config.drifted_queries * config.out_of_scope_share)
+    n_known = config.drifted_queries - n_new - n_outside
+    return _shares(n_known, _known(data)) | _shares(n_new, NEW_DOMAINS) | {OUT_OF_SCOPE: n_outside}
+
+
+def _pools(data: Clinc150) -> dict[str, list[Item]]:
     """Queries that traffic may draw from, by domain; known domains lend only what the base never saw."""
-    seen = {normalise(item.text) for item in base_training_items(config, data)}
+    seen = {normalise(item.text) for item in base_training_items(data)}
     pools: dict[str, list[Item]] = {domain: [] for domain in (*data.domains, OUT_OF_SCOPE)}
     for split in (*SPLITS, OUT_OF_SCOPE):
         for item in data.splits[split]:
@@ -234,14 +216,14 @@ def _take(pools: dict[str, list[Item]], wanted: dict[str, int], rng: random.Rand
         if number > len(pools[name]):
             raise InputError(
                 f"the traffic needs {number} more queries of {name} and the data set has {len(pools[name])} left:"
-                " lower lab.clinc150.early_queries or drifted_queries"
+                " lower early_queries, drifted_queries or a share in lab.traffic"
             )
         taken += [pools[name].pop() for _ in range(number)]
     rng.shuffle(taken)
     return taken
 
 
-def _row(number: int, config: Clinc150Config, second: int, item: Item, user: str) -> dict[str, Any]:
+def _row(number: int, config: TrafficConfig, second: int, item: Item, user: str) -> dict[str, Any]:
     return {
         "id": f"q{number:06d}",
         "time": (config.start + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -253,7 +235,7 @@ def _row(number: int, config: Clinc150Config, second: int, item: Item, user: str
         "tags": {
             "skill": item.intent,
             "week": second // int(WEEK.total_seconds()) + 1,
-            "new": item.domain in (*config.new_domains, OUT_OF_SCOPE),
+            "new": item.domain in (*NEW_DOMAINS, OUT_OF_SCOPE),
             "domain": item.domain,
         },
     }
@@ -265,28 +247,24 @@ def _drop_words(text: str, share: float, rng: random.Random) -> str:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _prepare_traffic(config: Clinc150Config, data: Clinc150, work: Path, seed: int) -> tuple[Path, Path]:
-    folder = (
-        work
-        / f"clinc150-traffic-{_digest(data.digest, config.model_dump(mode='json', exclude={'base', 'dataset'}), seed)}"
-    )
-    traffic, answers = folder / "traffic.jsonl", folder / "answers.jsonl"
+def _prepare_traffic(config: LabConfig, data: Clinc150, folder: Path) -> tuple[Path, Path]:
+    digest = _digest(data.digest, NEW_DOMAINS, config.traffic.model_dump(mode="json"), config.seed)
+    traffic, answers = folder / f"traffic-{digest}.jsonl", folder / f"answers-{digest}.jsonl"
     if not traffic.exists():
-        rows = traffic_rows(config, data, seed)
-        book = [{"content": row["messages"][0]["content"], "answer": row["reference"]} for row in rows]
-        write_jsonl(answers, book)
+        rows = traffic_rows(config.traffic, data, config.seed)
+        write_jsonl(answers, ({"content": row["messages"][0]["content"], "answer": row["reference"]} for row in rows))
         write_jsonl(traffic, rows)  # last: its presence says that both are there
     return traffic, answers
 
 
-def _prepare_base_model(config: Clinc150Config, data: Clinc150, work: Path) -> Path:
-    folder = work / f"clinc150-base-{_digest(data.digest, sorted(config.new_domains), config.base.model_dump())}"
+def _prepare_base_model(config: BaseModelConfig, data: Clinc150, parent: Path) -> Path:
+    folder = parent / f"clinc150-base-{_digest(data.digest, NEW_DOMAINS, config.model_dump())}"
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        train_base_model(base_training_items(config, data), config.base, temporary)
+        train_base_model(base_training_items(data), config, temporary)
         try:
             temporary.rename(folder)
         except OSError:  # another process was first

@@ -3,19 +3,20 @@
 import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cascade.errors import ConfigError, InputError
 from cascade.traffic import read_traffic
 from lab.clinc150 import (
-    CHECKOUT,
-    FLAGSHIP_OPTIONS,
+    FOLDER_VARIABLE,
     BaseModelConfig,
-    Clinc150Config,
     Item,
     base_training_items,
+    dataset_folder,
     load_dataset,
     normalise,
     prepare,
@@ -25,17 +26,21 @@ from lab.clinc150 import (
     validation_items,
 )
 from lab.flagship_book import AnswerBook
+from lab.traffic import TrafficConfig
+from lab.world import LabConfig
 
-CONFIG = Clinc150Config()
+SETTINGS = yaml.safe_load((Path(__file__).parents[1] / "configs" / "clinc150.yaml").read_text())
+LAB = LabConfig.model_validate(SETTINGS["lab"])
+CONFIG = LAB.traffic
 NEW = {"credit_cards", "travel", "work"}
 SEED = 11
 
 
 @pytest.fixture(scope="module")
 def data():
-    if not (CHECKOUT / CONFIG.dataset).is_dir():
-        pytest.skip("the public data set clinc_oos is not at ../shared/datasets/clinc150")
-    return load_dataset(CONFIG.dataset)
+    if not dataset_folder().is_dir():
+        pytest.skip(f"the public data set clinc_oos is not at {dataset_folder()}: set {FOLDER_VARIABLE} to its folder")
+    return load_dataset(dataset_folder())
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def texts(rows):
 
 
 def test_base_model_learns_known_domains_of_the_training_split_only(data):
-    items = base_training_items(CONFIG, data)
+    items = base_training_items(data)
     assert len(items) == 105 * 100
     assert len({item.intent for item in items}) == 105
     assert not NEW & {item.domain for item in items}
@@ -59,7 +64,7 @@ def test_base_model_learns_known_domains_of_the_training_split_only(data):
 
 
 def test_traffic_and_base_training_share_no_query(data, rows):
-    trained = {normalise(item.text) for item in base_training_items(CONFIG, data)}
+    trained = {normalise(item.text) for item in base_training_items(data)}
     served = [normalise(text) for text in texts(rows)]
     assert not trained & set(served)
     assert len(set(served)) == len(served)
@@ -71,7 +76,7 @@ def test_known_queries_come_from_validation_and_test(data, rows):
 
 
 def test_validation_of_the_base_model_is_apart_from_its_training(data):
-    items = validation_items(CONFIG, data)
+    items = validation_items(data)
     assert len(items) == 105 * 20
     assert not NEW & {item.domain for item in items}
 
@@ -107,7 +112,7 @@ def test_traffic_depends_on_its_seed_alone(data, rows):
 
 
 def test_flagship_errs_in_three_of_a_hundred_answers(rows):
-    book = AnswerBook({text: row["reference"] for text, row in zip(texts(rows), rows, strict=True)}, FLAGSHIP_OPTIONS)
+    book = AnswerBook({text: row["reference"] for text, row in zip(texts(rows), rows, strict=True)}, LAB.flagship)
     wrong = [book.answer(text).text != row["reference"] for text, row in zip(texts(rows), rows, strict=True)]
     assert sum(wrong) / len(wrong) == pytest.approx(0.03, abs=0.007)
     assert book.answer("a question of another data set").text == "oos"
@@ -140,12 +145,13 @@ def test_prepare_makes_the_files_once(data, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
 
     monkeypatch.setattr("lab.clinc150.train_base_model", train)
-    files = prepare(CONFIG, tmp_path, SEED)
+    lab = LAB.model_copy(update={"seed": SEED})
+    files = prepare(lab, tmp_path / "one")
     written = files.traffic_path.stat().st_mtime_ns
-    assert prepare(CONFIG, tmp_path, SEED) == files
+    assert prepare(lab, tmp_path / "one") == files
     assert files.traffic_path.stat().st_mtime_ns == written
-    other = prepare(CONFIG, tmp_path, SEED + 1)
-    assert other.traffic_path != files.traffic_path
+    other = prepare(lab.model_copy(update={"seed": SEED + 1}), tmp_path / "two")
+    assert other.traffic_path.name != files.traffic_path.name
     assert other.base_model_path == files.base_model_path
     assert trained == [10_500]
     answers = [json.loads(line) for line in files.answers_path.read_text().splitlines()]
@@ -169,7 +175,7 @@ def test_base_model_learns_and_loads_like_any_other(tmp_path):
 
 
 def test_absent_data_set_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"clinc_oos.*lab\.clinc150\.dataset"):
+    with pytest.raises(ConfigError, match=r"clinc_oos.*CLINC150_FOLDER"):
         load_dataset(tmp_path)
 
 
@@ -183,11 +189,6 @@ def test_damaged_data_set_is_refused(tmp_path):
         load_dataset(tmp_path)
 
 
-def test_unknown_domain_is_refused(data, tmp_path):
-    with pytest.raises(ConfigError, match="gardening"):
-        prepare(Clinc150Config(new_domains=("gardening",)), tmp_path, SEED)
-
-
 def test_more_traffic_than_there_are_queries_is_refused(data):
     with pytest.raises(InputError, match="more queries of"):
-        traffic_rows(Clinc150Config(early_queries=20_000), data, SEED)
+        traffic_rows(TrafficConfig(early_queries=20_000), data, SEED)
