@@ -96,7 +96,7 @@ class Cascade:
         return int.from_bytes(digest[:8], "big") < self.audit_rate * 2**64
 
     def _serve_chunk(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
-        cheap = self.cheap.answer(queries)
+        cheap = self.cheap.answer(queries, progress=False)
         verdicts = [self._judge(query, answer) for query, answer in zip(queries, cheap, strict=True)]
         asked = [
             query
@@ -164,7 +164,7 @@ def cold_start(
     bought = buyer.buy(queries, purpose, progress=progress).answers
     kept = [query for query in queries if query.id in bought]
     references = [bought[query.id].text for query in kept]
-    return fit_verifier(kept, cheap.answer(kept), references, rules, config, grade_kind=grade_kind)
+    return fit_verifier(kept, cheap.answer(kept, progress=progress), references, rules, config, grade_kind=grade_kind)
 
 
 def _add(first: float | None, second: float | None) -> float | None:

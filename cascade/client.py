@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
 
 from cascade.confidence import summarise_tokens
 from cascade.errors import ConfigError, TierError
@@ -111,14 +112,17 @@ class OpenAITier:
             self._client.close()
             self._client = None
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+    def answer(self, queries: Sequence[Query], *, progress: bool = True) -> list[Answer]:
         """Answers in the order of `queries`. Raises TierError when any request failed after its retries."""
         answers: dict[int, Answer] = {}
         # Queries may repeat, so positions are the keys.
         places: dict[int, list[int]] = {}
         for place, query in enumerate(queries):
             places.setdefault(id(query), []).append(place)
-        for query, answer in self.iter_answers(queries):
+        arriving = tqdm(
+            self.iter_answers(queries), f"answer {self.config.model}", len(queries), unit="query", disable=not progress
+        )
+        for query, answer in arriving:
             answers[places[id(query)].pop(0)] = answer
         return [answers[place] for place in range(len(queries))]
 

@@ -21,7 +21,7 @@ class Failure:
 class Tier(Protocol):
     """A model that answers a batch of queries, in order. Raises TierError when it cannot."""
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]: ...
+    def answer(self, queries: Sequence[Query], *, progress: bool = True) -> list[Answer]: ...
 
 
 class Flagship(Protocol):

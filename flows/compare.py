@@ -71,11 +71,14 @@ def run_arms(ctx: RunContext, seeds: Sequence[int], arms: Sequence[Arm] = ARMS) 
     results = []
     for seed in seeds:
         seeded = ctx.with_seed(seed)
+        n_answers: int | None = None
         token_budget: int | None = None
         for arm in arms:
-            stages.build(seeded, arm)
-            # The first arm trains for its epochs; the others get exactly as many tokens.
+            # The first arm takes what it finds worth buying and trains for its epochs; the others get as many
+            # answers and tokens.
+            built = stages.build(seeded, arm, n_answers)
             trained = stages.train(seeded, arm, token_budget)
+            n_answers = n_answers or int(built.counts["selected"])
             token_budget = token_budget or int(trained.counts["train_tokens"])
             assess.evaluate(seeded, arm)
             results.append(_result(seeded, arm))

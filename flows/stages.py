@@ -26,7 +26,7 @@ from cascade.trace import Answer, Trace, trace_to_dict
 from clustering.cluster import cluster_embeddings
 from clustering.collect import collect_escalations
 from clustering.describe import describe_clusters
-from clustering.target import select_random, select_targeted
+from clustering.target import TargetConfig, select_random, select_targeted
 from finetune.lora import TrainSpec
 from finetune.train import train_adapter
 from finetune.training_set import build_training_set, write_training_examples
@@ -145,11 +145,17 @@ def cluster(ctx: RunContext) -> Manifest:
     return ctx.run.run_stage(CLUSTER, config, input_digests(ctx, COLLECT), body)
 
 
-def build(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
-    """Choose queries as the arm says, buy the flagship's answers, add replay, filter."""
+def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) -> Manifest:
+    """Choose queries as the arm says, buy the flagship's answers, add replay, filter.
+
+    `n_answers` overrides the configured number, so that arms can be held to the same one.
+    """
+    target = ctx.config.target
+    if n_answers is not None:
+        target = target.model_copy(update={"n_answers": n_answers})
 
     def body(folder: Path) -> dict[str, Any]:
-        ids, selection = _select(ctx, arm)
+        ids, selection = _select(ctx, arm, target)
         pool = {t.query.id: t for t in load_traces(ctx, "pool")}
         _adopt(ctx, [pool[i] for i in ids])
         purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {arm}")
@@ -176,7 +182,7 @@ def build(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
 
     config = {
         "arm": arm,
-        "target": ctx.config.target.model_dump(),
+        "target": target.model_dump(),
         "training_set": ctx.config.training_set.model_dump(mode="json"),
         "flagship": ctx.config.flagship.model,
         "seed": ctx.seed,
@@ -184,8 +190,7 @@ def build(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
     return ctx.run.run_stage(ctx.arm_stage(arm, BUILD), config, input_digests(ctx, COLLECT, CLUSTER), body)
 
 
-def _select(ctx: RunContext, arm: Arm) -> tuple[list[str], dict[str, Any]]:
-    target = ctx.config.target
+def _select(ctx: RunContext, arm: Arm, target: TargetConfig) -> tuple[list[str], dict[str, Any]]:
     escalations = load_escalations(ctx)
     if arm == "untargeted":
         ids = select_random([t.query.id for t in load_traces(ctx, "pool")], target.n_answers, ctx.seed)

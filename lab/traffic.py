@@ -22,7 +22,10 @@ WEEK = timedelta(days=7)
 
 
 class TrafficConfig(BaseModel):
-    """Sizes are numbers of queries over all early or all drifted weeks; shares are of drifted traffic, in 0..1."""
+    """Sizes are numbers of queries over all early or all drifted weeks; shares are in 0..1.
+
+    New skills come with the drifted weeks; out-of-scope queries have always come.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +68,7 @@ def _weeks_of_queries(config: TrafficConfig, rng: random.Random) -> list[tuple[i
 
 def _draw(config: TrafficConfig, drifted: bool, rng: random.Random) -> Query:
     lot = rng.random()
-    if drifted and lot < config.out_of_scope_share:
+    if lot < config.out_of_scope_share:
         return draw_out_of_scope(rng)
     if drifted and lot < config.out_of_scope_share + config.new_share:
         # Product lines differ in popularity by a factor of about three.

@@ -19,7 +19,7 @@ class Student:
     def __init__(self):
         self.seen = []
 
-    def answer(self, queries):
+    def answer(self, queries, *, progress=True):
         self.seen += [query.id for query in queries]
         return [self._one(int(query.id[1:])) for query in queries]
 
