@@ -20,7 +20,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 UNKNOWN = "<unk>"
 
 
-def fit_embedder(texts: Sequence[str], *, dimensions: int = 64, min_count: int = 5, seed: int = 0) -> SentenceTransformer:
+def fit_embedder(
+    texts: Sequence[str], *, dimensions: int = 12, min_count: int = 5, seed: int = 0
+) -> SentenceTransformer:
     """Fit on plain texts; words seen fewer than `min_count` times share a zero vector.
 
     Raises ValueError when too few words are left for `dimensions`.
@@ -34,7 +36,8 @@ def fit_embedder(texts: Sequence[str], *, dimensions: int = 64, min_count: int =
             vocabulary[word] = len(vocabulary)
     if len(vocabulary) <= dimensions + 1:
         raise ValueError(f"{len(vocabulary)} words are too few for {dimensions} dimensions")
-    vectors = _word_vectors([[vocabulary.get(word, 0) for word in words] for words in documents], len(vocabulary), dimensions, seed)
+    ids = [[vocabulary.get(word, 0) for word in words] for words in documents]
+    vectors = _word_vectors(ids, len(vocabulary), dimensions, seed)
     static = StaticEmbedding(_tokenizer(vocabulary), embedding_weights=vectors)
     return SentenceTransformer(modules=[static, Normalize()], device="cpu")
 
@@ -62,11 +65,11 @@ def _words(splitter: Tokenizer, text: str) -> list[str]:
 
 def _word_vectors(documents: list[list[int]], size: int, dimensions: int, seed: int) -> np.ndarray:
     """float32 [size, dimensions]: SVD of smoothed positive PMI of words that share a text."""
-    rows = [index for index, words in enumerate(documents) for _ in words]
-    columns = [word for words in documents for word in words]
+    known = [[word for word in words if word != 0] for words in documents]
+    rows = [index for index, words in enumerate(known) for _ in words]
+    columns = [word for words in known for word in words]
     presence = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(documents), size)).tocsr()
     presence.data[:] = 1.0
-    presence[:, [0]] = 0
     together = (presence.T @ presence).tocoo()
     single = np.asarray(presence.sum(axis=0)).ravel()
     expected = single[together.row] * single[together.col] / len(documents)
@@ -76,6 +79,8 @@ def _word_vectors(documents: list[list[int]], size: int, dimensions: int, seed: 
     matrix = csr_array((pmi[kept], (together.row[kept], together.col[kept])), shape=(size, size))
     start = np.random.default_rng(seed).standard_normal(size)
     left, strength, _ = svds(matrix, k=dimensions, v0=start)
-    vectors = left * np.sqrt(strength)
+    # Weighting by the full strength and keeping few directions leaves topics and drops the wording of single
+    # templates: with 64 directions clusters are templates, with 12 they are skills.
+    vectors = left * strength
     vectors[0] = 0.0
     return np.ascontiguousarray(vectors, dtype=np.float32)

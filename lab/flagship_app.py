@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from lab.flagship_book import AnswerBook, FlagshipOptions, Ledger, Sale, count_tokens, split_tokens
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that ends in an HTTP error."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
@@ -50,8 +50,8 @@ def create_app(book: AnswerBook, options: FlagshipOptions, ledger: Ledger) -> Fa
     app = FastAPI(title="loopback flagship", openapi_url=None)
     limiter, dice = RateLimit(options.rate_limit), random.Random(options.seed)
 
-    @app.exception_handler(Refusal)
-    async def refuse(_: Request, refusal: Refusal) -> JSONResponse:
+    @app.exception_handler(RefusedError)
+    async def refuse(_: Request, refusal: RefusedError) -> JSONResponse:
         ledger.refuse(refusal.status)
         error = {"message": refusal.message, "type": "error", "code": refusal.status}
         return JSONResponse({"error": error}, refusal.status, refusal.headers)
@@ -76,11 +76,11 @@ def create_app(book: AnswerBook, options: FlagshipOptions, ledger: Ledger) -> Fa
         wait = limiter.wait_s()
         if wait > 0:
             headers = {"Retry-After": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
-            raise Refusal(429, "rate limit reached", headers)
+            raise RefusedError(429, "rate limit reached", headers)
         raw = await request.body()
         body = _parse(raw, options)
         if dice.random() < options.failure_rate:
-            raise Refusal(dice.choice((500, 503)), "the flagship failed on purpose")
+            raise RefusedError(dice.choice((500, 503)), "the flagship failed on purpose")
         sale = _sell(body, raw, request.headers.get("idempotency-key"), book, ledger)
         # Billed before the wait: a second request with the same key meets the stored sale, however slow the first is.
         await asyncio.sleep(options.latency_s)
@@ -91,7 +91,7 @@ def create_app(book: AnswerBook, options: FlagshipOptions, ledger: Ledger) -> Fa
 
 def _authorise(request: Request, options: FlagshipOptions) -> None:
     if options.api_key is not None and request.headers.get("authorization") != f"Bearer {options.api_key}":
-        raise Refusal(401, "wrong or missing API key")
+        raise RefusedError(401, "wrong or missing API key")
 
 
 def _parse(raw: bytes, options: FlagshipOptions) -> dict[str, Any]:
@@ -100,13 +100,13 @@ def _parse(raw: bytes, options: FlagshipOptions) -> dict[str, Any]:
         messages = body["messages"]
         known = isinstance(messages, list) and any(message["role"] == "user" for message in messages)
     except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(400, "the body is not a chat completion request") from error
+        raise RefusedError(400, "the body is not a chat completion request") from error
     if not known:
-        raise Refusal(400, "messages hold no user message")
+        raise RefusedError(400, "messages hold no user message")
     if body.get("stream") or body.get("n", 1) != 1:
-        raise Refusal(400, "streaming and n > 1 are not offered")
+        raise RefusedError(400, "streaming and n > 1 are not offered")
     if body.get("model") not in options.models:
-        raise Refusal(404, f"model {body.get('model')!r} does not exist")
+        raise RefusedError(404, f"model {body.get('model')!r} does not exist")
     return dict(body)
 
 
@@ -116,7 +116,7 @@ def _sell(body: dict[str, Any], raw: bytes, key: str | None, book: AnswerBook, l
     known = ledger.find(key)
     if known is not None:
         if known.request_digest != digest:
-            raise Refusal(409, "the idempotency key was used with another request")
+            raise RefusedError(409, "the idempotency key was used with another request")
         ledger.counts.replayed_answers += 1
         return known
     content = _last_user_text(body["messages"])

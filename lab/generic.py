@@ -14,7 +14,7 @@ from lab.words import WORDS
 
 
 def invent_skills(count: int, rng: random.Random) -> tuple[Skill, ...]:
-    """Invented intents: one or two random words, one or two random keys, six templates around a few theme words."""
+    """Invented intents: a name and keys of random words, six templates around a few theme words."""
     return tuple(_invent_skill(rng) for _ in range(count))
 
 
@@ -23,7 +23,25 @@ def _invent_skill(rng: random.Random) -> Skill:
     kinds = rng.sample(slots.KINDS, rng.choice((1, 2, 2)))
     marks = [f"{{{key}:{kind}}}" for key, kind in zip(rng.sample(WORDS, len(kinds)), kinds, strict=True)]
     theme = rng.sample(WORDS, 6)
-    filler = "the a for my of to i want can you is in with on and please need".split()
+    filler = [
+        "the",
+        "a",
+        "for",
+        "my",
+        "of",
+        "to",
+        "i",
+        "want",
+        "can",
+        "you",
+        "is",
+        "in",
+        "with",
+        "on",
+        "and",
+        "please",
+        "need",
+    ]
     templates = []
     for _ in range(6):
         words = rng.sample(theme, rng.choice((2, 2, 3))) + rng.choices(filler, k=rng.randint(1, 4))

@@ -75,10 +75,10 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Fit a byte-level BPE tokenizer with a chat template on `texts`.
 
-    Numbers are cut, from the left, into groups of `digit_group` digits (1 or 2), so that any number can be copied:
-    pairs make fewer and more distinct tokens, which a small model learns to copy sooner. With `isolate_spaces` a space is
-    a token too, so that a word has the same tokens inside a sentence and inside quotes: copying becomes exact, at the
-    price of longer prompts. Without it words carry their leading space, as in GPT-2.
+    Numbers are cut, from the left, into groups of `digit_group` digits (1 or 2), so that any number can be copied;
+    pairs are fewer and more distinct tokens, which a small model learns to copy sooner. With `isolate_spaces` a
+    space is a token too, so that a word has the same tokens inside a sentence and inside quotes: copying becomes
+    exact, at the price of longer prompts. Without it words carry their leading space, as in GPT-2.
     """
     tokenizer = Tokenizer(models.BPE())
     steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(rf"\d{{1,{digit_group}}}"), "isolated")]
@@ -150,7 +150,7 @@ def train_causal_lm(
             chosen = [rows[index] for index in batch]
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16_compute):
                 loss = _completion_loss(model, chosen, model.config.pad_token_id)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -84,7 +84,7 @@ def fill(template: str, intent: str, rng: random.Random) -> tuple[str, str]:
 
     worded = _CHOICE.sub(lambda match: rng.choice(match.group(1).split("|")), template)
     text = _SLOT.sub(put, worded)
-    return text, compact({"intent": intent, **dict(sorted(fields.items()))})
+    return " ".join(text.split()), compact({"intent": intent, **dict(sorted(fields.items()))})
 
 
 def draw_out_of_scope(rng: random.Random) -> Query:
@@ -92,7 +92,7 @@ def draw_out_of_scope(rng: random.Random) -> Query:
     core = re.sub(r"\{w\}", lambda _: rng.choice(WORDS), rng.choice(OUT_OF_SCOPE_TEMPLATES))
     text = dress(core, rng)
     fact = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 9000 + 1000
-    return Query(text, compact({"intent": "fact", "value": str(fact)}), OUT_OF_SCOPE, True)
+    return Query(text, compact({"intent": "fact", "value": str(fact)}), OUT_OF_SCOPE, new=False)
 
 
 def dress(core: str, rng: random.Random) -> str:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import random
 
-POOLS: dict[str, tuple[str, ...]] = {
-    "product": tuple(
-        "lamp desk chair sofa kettle toaster blender camera laptop phone tablet printer monitor keyboard headset "
-        "backpack jacket tent bicycle drill".split()
-    ),
-    "colour": tuple("red blue green black white grey brown yellow purple orange".split()),
-    "size": tuple("tiny small medium large huge".split()),
-    "city": tuple("berlin paris rome london madrid vienna oslo prague dublin lisbon athens warsaw".split()),
-    "weekday": tuple("monday tuesday wednesday thursday friday saturday sunday".split()),
-    "month": tuple(
-        "january february march april june july august september october november december".split()
-    ),
-    "payment": tuple("visa paypal mastercard invoice cash klarna".split()),
+_POOLS = {
+    "product": "lamp desk chair sofa kettle toaster blender camera laptop phone tablet printer monitor keyboard "
+    "headset backpack jacket tent bicycle drill",
+    "colour": "red blue green black white grey brown yellow purple orange",
+    "size": "tiny small medium large huge",
+    "city": "berlin paris rome london madrid vienna oslo prague dublin lisbon athens warsaw",
+    "weekday": "monday tuesday wednesday thursday friday saturday sunday",
+    "month": "january february march april june july august september october november december",
+    "payment": "visa paypal mastercard invoice cash klarna",
 }
+POOLS: dict[str, tuple[str, ...]] = {kind: tuple(values.split()) for kind, values in _POOLS.items()}
 RANGES: dict[str, tuple[int, int]] = {"order": (1000, 9999), "amount": (20, 99), "quantity": (2, 19)}
 INTEGER_KINDS = frozenset({"amount", "quantity"})
 KINDS: tuple[str, ...] = (*POOLS, *RANGES)
