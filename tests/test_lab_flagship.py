@@ -15,15 +15,16 @@ from lab.flagship import FlagshipError, serve_flagship
 from lab.flagship_book import FlagshipOptions
 
 MODEL = "flagship-large"
+HTTP = httpx.Client(trust_env=False, timeout=30)
 
 
 def ask(url: str, content: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
     body = {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
-    return httpx.post(f"{url}/chat/completions", json=body, headers=headers, trust_env=False)
+    return HTTP.post(f"{url}/chat/completions", json=body, headers=headers)
 
 
 def stats(url: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(url.removesuffix("/v1") + "/stats", trust_env=False).json()
+    answer: dict[str, Any] = HTTP.get(url.removesuffix("/v1") + "/stats").json()
     return answer
 
 
@@ -57,8 +58,8 @@ def test_an_unknown_question_gets_the_fallback_and_a_bad_request_a_status(plain:
     assert ask(plain, "never seen").json()["choices"][0]["message"]["content"] == '{"intent":"unknown"}'
     assert ask(plain, "question 7", model="other").status_code == 404
     assert ask(plain, "question 7", stream=True).status_code == 400
-    assert httpx.post(f"{plain}/chat/completions", content=b"{", trust_env=False).status_code == 400
-    assert httpx.get(f"{plain}/models", trust_env=False).json()["data"][0]["id"] == MODEL
+    assert HTTP.post(f"{plain}/chat/completions", content=b"{").status_code == 400
+    assert HTTP.get(f"{plain}/models").json()["data"][0]["id"] == MODEL
 
 
 def test_several_hundred_answers_a_second_are_served(plain: str) -> None:
