@@ -23,6 +23,12 @@ def ask(url: str, content: str, headers: dict[str, str] | None = None, **fields:
     return HTTP.post(f"{url}/chat/completions", json=body, headers=headers)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def close_connections() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
 def stats(url: str) -> dict[str, Any]:
     answer: dict[str, Any] = HTTP.get(url.removesuffix("/v1") + "/stats").json()
     return answer
