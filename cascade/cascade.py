@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -142,6 +142,19 @@ class Cascade:
             cost_usd=_add(cheap_usd, flagship_usd) if escalated else cheap_usd,
             audit_cost_usd=0.0 if escalated else flagship_usd,
         )
+
+
+def rejudge(trace: Trace, verifier: Verifier, escalation_usd: float | None) -> Trace:
+    """The trace as another verifier would have judged its cheap answer.
+
+    A verifier that has gone lenient (traffic drifts, its threshold does not) hides escalations; judged by one fitted
+    to recent traffic they show. What was escalated stays so. `escalation_usd` is the serving cost that a newly
+    escalated query is taken to have; it keeps the flagship's answer only if it was audited.
+    """
+    verdict = verifier.judge(trace.query, trace.cheap)
+    if trace.escalated or verdict.accepted:
+        return trace
+    return replace(trace, verdict=verdict, escalated=True, audited=False, cost_usd=escalation_usd)
 
 
 def cold_start(

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cascade.grade import grade
 from cascade.local import LocalTier
 from cascade.trace import Answer, Query
 from cascade.verifiers import Verifier
@@ -34,7 +35,7 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, RunDir, read_json, write_json, write_jsonl, write_text
-from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
+from flows.stage_parts import embed, input_digests, judging_settings, reference_text, refit_verifier
 from promotion.gate import GateOutcome, decide
 
 
@@ -54,7 +55,7 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
         write_jsonl(folder / "pairs.jsonl", rows)
         write_json(folder / "report.json", report.to_dict())
         write_text(folder / "report.md", report_markdown(report))
-        return {"heldout": report.n, "threshold": verifier.calibration.why}
+        return {"heldout": report.n, "threshold": verifier.calibration.why, "as_served": _as_served(ctx, flagship)}
 
     config = {"arm": arm, "gate_alpha": ctx.config.gate.spent_alpha, "seed": ctx.seed, **judging_settings(ctx)}
     inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(arm, TRAIN))
@@ -97,6 +98,17 @@ def _report(
         run_cost_usd=_run_cost(ctx, bought),
     )
     return report, [asdict(row) for row in rows]
+
+
+def _as_served(ctx: RunContext, flagship: dict[str, Answer]) -> dict[str, float]:
+    """What users got on the held-out slice, by the verdicts of the day: a lenient verifier shows here."""
+    traces = [t for t in load_traces(ctx, "heldout") if t.query.id in flagship]
+    references = [reference_text(ctx, t.query, flagship[t.query.id]) for t in traces]
+    grades = [grade(t.served_text, r, ctx.config.grade) for t, r in zip(traces, references, strict=True)]
+    return {
+        "escalation_rate": sum(t.escalated for t in traces) / len(traces),
+        "quality": sum(grades) / len(grades),
+    }
 
 
 def _heldout_uses(ctx: RunContext) -> int:

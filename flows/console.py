@@ -16,7 +16,7 @@ from flows.doctor import CheckResult
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
 from flows.rundir import read_json
 from flows.serve import Replay
-from flows.summary import cluster_rows, flagship_cost_per_1000, metric_rows
+from flows.summary import as_served, cluster_rows, flagship_cost_per_1000, metric_rows
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 COLOURS = {"promote": "green", "pass": "green", "reject": "red", "fail": "red"}
@@ -67,6 +67,7 @@ def print_run(ctx: RunContext) -> None:
     report = load_report(ctx.run.stage(EVALUATE))
     level = f"{1 - 2 * report.alpha:.0%}"
     table(f"Before and after, on {report.n} held-out queries ({level} intervals)", metric_rows(report))
+    say(as_served(ctx))
     flagship = flagship_cost_per_1000(report.overall.champion)
     if flagship:
         say(f"always asking the flagship would cost {flagship:.4f} USD per 1,000 queries")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from cascade.cascade import rejudge
 from cascade.trace import Answer, Trace, answer_from_dict, trace_from_dict
 from cascade.verifiers import Verifier
 from clustering.cluster import Clustering
@@ -34,10 +35,18 @@ def load_traces(ctx: RunContext, part: str) -> list[Trace]:
     return [trace_from_dict(row) for row in read_jsonl(ctx.run.stage(COLLECT) / f"{part}.jsonl")]
 
 
+def load_pool(ctx: RunContext) -> list[Trace]:
+    """The pool as the champion's refitted verifier would have judged it: what has gone lenient shows."""
+    traces, verifier = load_traces(ctx, "pool"), load_verifier(ctx.run.stage(BASELINE))
+    costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
+    mean_usd = sum(costs) / len(costs) if costs else None
+    # The verifier is fitted to the champion's confidence; another version's answers keep their verdicts.
+    return [rejudge(t, verifier, mean_usd) if t.cheap_version == ctx.champion_id else t for t in traces]
+
+
 def load_escalations(ctx: RunContext) -> list[Escalation]:
     """The pool's escalations, in the order in which they were clustered."""
-    collected = collect_escalations(load_traces(ctx, "pool"), ctx.since, ctx.until, ctx.config.grade)
-    return list(collected.escalations)
+    return list(collect_escalations(load_pool(ctx), ctx.since, ctx.until, ctx.config.grade).escalations)
 
 
 def load_labels(ctx: RunContext) -> dict[str, int]:

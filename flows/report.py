@@ -27,7 +27,7 @@ from flows.records import (
     load_report,
 )
 from flows.rundir import read_json, read_jsonl, write_text
-from flows.summary import flagship_cost_per_1000, metric_rows
+from flows.summary import as_served, flagship_cost_per_1000, metric_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -65,7 +65,7 @@ def _page(ctx: RunContext) -> dict[str, Any]:
         part = section(ctx) if stage in done else {}
         sections["charts"] |= part.pop("charts", {})
         sections |= part
-    for name in ("metrics", "clusters", "training", "per_cluster", "n_heldout", "level"):
+    for name in ("metrics", "clusters", "training", "per_cluster", "n_heldout", "level", "as_served"):
         sections.setdefault(name, None)
     manifest = ctx.run.manifest(EVALUATE) or ctx.run.manifest(BASELINE)
     return {**head, **sections, "commit": manifest.commit if manifest else None}
@@ -96,6 +96,7 @@ def _evaluation(ctx: RunContext) -> dict[str, Any]:
     return {
         "metrics": rows,
         "n_heldout": report.n,
+        "as_served": as_served(ctx),
         "level": f"{1 - 2 * report.alpha:.0%}",
         "per_cluster": [_cluster_row(c) for c in report.clusters],
         "charts": {"escalation": _escalation_chart(report), "cost": _cost_chart(report)},

@@ -45,7 +45,7 @@ def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
 def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str, Answer]) -> Verifier:
     """A verifier for this model's own confidence, on the calibration part alone."""
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
-    references = [_reference(ctx, query, flagship[query.id]) for query in queries]
+    references = [reference_text(ctx, query, flagship[query.id]) for query in queries]
     return fit_verifier(
         queries,
         [cheap[query.id] for query in queries],
@@ -56,7 +56,8 @@ def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str
     )
 
 
-def _reference(ctx: RunContext, query: Query, flagship: Answer) -> str:
+def reference_text(ctx: RunContext, query: Query, flagship: Answer) -> str:
+    """What counts as the right answer to a query. Raises InputError where the traffic lacks it."""
     if ctx.config.reference == "flagship":
         return flagship.text
     if query.reference is None:

@@ -1,8 +1,8 @@
 """The stages of an improvement run, each a plain function: read records, call a package, write records.
 
-    01-collect    traces of the window -> pool | calibration | held-out, and the pool's escalations
+    01-collect    traces of the window -> pool | calibration | held-out
     02-baseline   the champion on calibration and held-out: answers, flagship answers, refitted verifier
-    03-cluster    escalations -> embeddings -> clusters
+    03-cluster    the pool's escalations, as the refitted verifier sees them -> embeddings -> clusters
     04-build      clusters -> selection -> flagship answers + replay -> training set
     05-train      training set -> adapter
     06-evaluate   candidate on the same held-out queries, paired with the champion -> report
@@ -24,7 +24,6 @@ from cascade.errors import InputError
 from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
 from clustering.cluster import cluster_embeddings
-from clustering.collect import collect_escalations
 from clustering.describe import describe_clusters
 from clustering.target import TargetConfig, select_random, select_targeted
 from finetune.lora import TrainSpec
@@ -42,6 +41,7 @@ from flows.records import (
     load_clusters,
     load_escalations,
     load_labels,
+    load_pool,
     load_traces,
     write_answers,
 )
@@ -52,25 +52,22 @@ MIN_PART = 50  # traces in each part of the window; below it no interval means a
 
 
 def collect(ctx: RunContext) -> Manifest:
-    """Split the window's traces in time order and collect the pool's escalations."""
+    """Split the window's traces in time order: pool, calibration, held-out."""
     traces = ctx.state.traces.between(ctx.since, ctx.until)
 
     def body(folder: Path) -> dict[str, Any]:
         pool, calibration, heldout = _split(ctx, traces)
-        collected = collect_escalations(pool, ctx.since, ctx.until, ctx.config.grade)
         for name, part in (("pool", pool), ("calibration", calibration), ("heldout", heldout)):
             write_jsonl(folder / f"{name}.jsonl", (trace_to_dict(trace) for trace in part))
-        write_jsonl(folder / "escalations.jsonl", ({"id": e.id} for e in collected.escalations))
         return {
             "traces": len(traces),
             "pool": len(pool),
             "calibration": len(calibration),
             "heldout": len(heldout),
-            "escalations": len(collected.escalations),
-            "dropped": collected.dropped,
+            "escalated_as_served": sum(trace.escalated for trace in traces),
         }
 
-    config = {"window": ctx.config.window.model_dump(), "grade": ctx.config.grade}
+    config = {"window": ctx.config.window.model_dump()}
     return ctx.run.run_stage(COLLECT, config, {"traces": digest_json([t.query.id for t in traces])}, body)
 
 
@@ -135,6 +132,7 @@ def cluster(ctx: RunContext) -> Manifest:
         write_jsonl(folder / "clusters.jsonl", (asdict(c) for c in clusters))
         return {
             "escalations": len(escalations),
+            "escalated_as_served": sum(trace.escalated for trace in load_traces(ctx, "pool")),
             "clusters": len(clusters),
             "noise_share": clustering.noise_share,
             "method": clustering.method,
@@ -142,7 +140,7 @@ def cluster(ctx: RunContext) -> Manifest:
         }
 
     config = {"embed": ctx.config.embed.model_dump(), "cluster": ctx.config.cluster.model_dump()}
-    return ctx.run.run_stage(CLUSTER, config, input_digests(ctx, COLLECT), body)
+    return ctx.run.run_stage(CLUSTER, config, input_digests(ctx, COLLECT, BASELINE), body)
 
 
 def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) -> Manifest:
@@ -156,7 +154,7 @@ def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) 
 
     def body(folder: Path) -> dict[str, Any]:
         ids, selection = _select(ctx, arm, target)
-        pool = {t.query.id: t for t in load_traces(ctx, "pool")}
+        pool = {t.query.id: t for t in load_pool(ctx)}
         _adopt(ctx, [pool[i] for i in ids])
         purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {arm}")
         labels = load_labels(ctx)
@@ -187,7 +185,7 @@ def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) 
         "flagship": ctx.config.flagship.model,
         "seed": ctx.seed,
     }
-    return ctx.run.run_stage(ctx.arm_stage(arm, BUILD), config, input_digests(ctx, COLLECT, CLUSTER), body)
+    return ctx.run.run_stage(ctx.arm_stage(arm, BUILD), config, input_digests(ctx, COLLECT, BASELINE, CLUSTER), body)
 
 
 def _select(ctx: RunContext, arm: Arm, target: TargetConfig) -> tuple[list[str], dict[str, Any]]:

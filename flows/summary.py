@@ -37,6 +37,17 @@ def metric_rows(report: EvaluationReport) -> list[Row]:
     ]  # fmt: skip
 
 
+def as_served(ctx: RunContext) -> str:
+    """How the held-out queries were really served, before any verifier was refitted: one sentence."""
+    manifest = ctx.run.manifest(EVALUATE)
+    found = manifest.counts["as_served"] if manifest else {"escalation_rate": None, "quality": None}
+    rate, quality = share(found["escalation_rate"]), share(found["quality"])
+    return (
+        f"as served at the time, {rate} were escalated and {quality} answered right; before and after are at the same"
+        " quality target, each with a refitted verifier"
+    )
+
+
 def flagship_cost_per_1000(side: SideMetrics) -> float | None:
     """What always asking the flagship would cost per 1,000 queries, in USD."""
     cost, ratio = side.cost_per_1000_usd, side.ratio_to_flagship

@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 from loopback import PRICES, completion, make_query, serve
 
 from cascade.calibration import Calibration, CalibrationConfig
-from cascade.cascade import Cascade, cold_start
+from cascade.cascade import Cascade, cold_start, rejudge
 from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.errors import BudgetExceeded, ConfigError, TierError
 from cascade.purchase import AnswerStore, Budget, Buyer
@@ -175,3 +176,23 @@ def test_cold_start_learns_what_the_student_can_do(answers):
     judged = [verifier.judge(query, answer).accepted for query, answer in answered]
     assert 120 <= sum(judged) <= 150
     assert not any(judged[1::2])
+
+
+def test_a_stricter_verifier_shows_what_a_lenient_one_hid(store):
+    lenient = replace(VERIFIER, calibration=replace(VERIFIER.calibration, threshold=-2.0))
+    with serve() as server:
+        cascade(tier(server.url), lenient).serve(QUERIES, store, progress=False)
+    served = store.between(None, None)
+    assert not any(trace.escalated for trace in served)
+    judged = [rejudge(trace, VERIFIER, 0.5) for trace in served]
+    assert [trace.escalated for trace in judged] == [number % 2 == 1 for number in range(20)]
+    assert {trace.cost_usd for trace in judged if trace.escalated} == {0.5}
+    assert all(trace.verdict.outcome is Outcome.REJECT for trace in judged if trace.escalated)
+
+
+def test_what_was_escalated_stays_so_under_a_lenient_verifier(store):
+    lenient = replace(VERIFIER, calibration=replace(VERIFIER.calibration, threshold=-2.0))
+    with serve() as server:
+        cascade(tier(server.url)).serve(QUERIES, store, progress=False)
+    served = store.between(None, None)
+    assert [rejudge(trace, lenient, 0.5) for trace in served] == served
