@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -170,10 +169,7 @@ def _load_base(config: LocalTierConfig, dtype: Any) -> tuple[Any, Any]:
         raise ConfigError(f"base_model {name!r} is not a folder; check the path")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision)
-        with warnings.catch_warnings():
-            # transformers warns itself of its own renamed attribute
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load base_model {name!r}: {str(error).splitlines()[0]}") from error
     if not tokenizer.chat_template:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -46,6 +47,8 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
     # A temporary server on a busy machine needs longer than the default of 20 s.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # transformers warns itself of an attribute that it renamed; for the training process.
+    "PYTHONWARNINGS": "ignore::FutureWarning:transformers.modeling_utils",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Defaults of the process; what the user has set stays."""
@@ -215,6 +218,7 @@ def main() -> None:
     """Entry point: a message for the user is one line and exit status 2."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
     except CascadeDistillError as error:

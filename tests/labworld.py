@@ -38,7 +38,12 @@ def config_values(world: World, folder: Path, **changes: Any) -> dict[str, Any]:
         "student": {"base_model": str(world.base_model_path)},
         "embed": {"model": str(world.embedder_path)},
         "flagship": {"base_url": world.flagship_url},
+        # A third of the demo's traffic: targets and margins that so few queries can prove.
         "serve": {"cold_start_queries": 400},
+        "calibration": {"max_error_accepted": 0.1},
+        "cluster": {"min_cluster_size": 20},
+        "target": {"n_answers": 400},
+        "gate": {"quality_margin": 0.05, "cluster_margin": 0.15, "max_false_accept": 0.2},
     }
     return merge(merge(demo, here), changes)
 
