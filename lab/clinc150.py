@@ -14,13 +14,15 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file
 
 from cascade.errors import ConfigError, InputError
 from lab.files import write_atomically, write_jsonl
@@ -41,19 +43,21 @@ SPLITS = ("train", "val", "test")
 
 
 class BaseModelConfig(BaseModel):
-    """How the cheap model is trained from scratch; the defaults give about 2.7 M parameters."""
+    """How the cheap model is trained from scratch; the defaults give 2.6 M parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden_size: int = Field(256, ge=8)
     intermediate_size: int = Field(704, ge=8)
-    layers: int = Field(3, ge=1)
+    layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
-    vocabulary: int = Field(1500, ge=300)
-    variants: int = Field(12, ge=1)
-    """Passes over the training queries; each but the first sees them with words dropped."""
-    word_dropout: float = Field(0.15, ge=0, lt=1)
+    vocabulary: int = Field(4000, ge=300)
+    variants: int = Field(10, ge=1)
+    """Passes over the training queries; each but the first sees them with words replaced and dropped."""
+    word_dropout: float = Field(0.2, ge=0, lt=1)
     """Chance of each word to be dropped in a variant."""
+    word_replacement: float = Field(0.2, ge=0, lt=1)
+    """Chance of each other word to be replaced by one of like meaning."""
     learning_rate: float = Field(1.5e-3, gt=0)
     batch_size: int = Field(64, ge=1)
     weight_decay: float = Field(0.1, ge=0)
@@ -135,18 +139,43 @@ def validation_items(data: Clinc150) -> list[Item]:
     return [item for item in data.splits["val"] if item.domain not in NEW_DOMAINS]
 
 
-def training_pairs(items: Sequence[Item], config: BaseModelConfig) -> list[tuple[list[dict[str, str]], str]]:
-    """(messages, intent) pairs: every query as it is, then with words dropped, `variants` of each in all.
+def training_pairs(
+    items: Sequence[Item], config: BaseModelConfig, like: Mapping[str, Sequence[str]]
+) -> list[tuple[list[dict[str, str]], str]]:
+    """(messages, intent) pairs: every query as it is, then with changed words, `variants` of each in all.
 
-    Dropped words keep a model of this size from learning ten thousand queries by heart.
+    Dropped words keep a model of this size from learning ten thousand queries by heart; words of like meaning (`like`,
+    by word) teach it some of the language that so few queries do not hold.
     """
     rng = random.Random(f"clinc150-words-{config.seed}")
     pairs = []
     for variant in range(config.variants):
         for item in items:
-            text = item.text if variant == 0 else _drop_words(item.text, config.word_dropout, rng)
+            text = item.text if variant == 0 else _vary(item.text, config, like, rng)
             pairs.append(([{"role": "user", "content": text}], item.intent))
     return pairs
+
+
+def words_of_like_meaning(texts: Iterable[str], embedder: Path, n: int = 8, floor: float = 0.5) -> dict[str, list[str]]:
+    """Up to `n` nearest words of each word of `texts` by the embedder's word vectors, with a cosine above `floor`.
+
+    Reads the files of a static embedder: tokenizer.json and model.safetensors. Raises ConfigError without them.
+    """
+    if not (embedder / "tokenizer.json").is_file():
+        raise ConfigError(f"the embedder is not at {embedder}: put the public model minishlab/potion-base-4M there")
+    vocabulary = json.loads((embedder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    rows = {word: row for word, row in vocabulary.items() if word.isascii() and word.isalpha() and len(word) > 2}
+    names = list(rows)
+    vectors = next(iter(load_file(embedder / "model.safetensors").values()))[list(rows.values())]
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    place = {word: at for at, word in enumerate(names)}
+    found: dict[str, list[str]] = {}
+    for word in sorted({word for text in texts for word in text.split()} & place.keys()):
+        cosines = vectors @ vectors[place[word]]
+        nearest = [at for at in np.argsort(-cosines)[1 : n + 1] if cosines[at] > floor]
+        if nearest:
+            found[word] = [names[at] for at in nearest]
+    return found
 
 
 def traffic_rows(config: TrafficConfig, data: Clinc150, seed: int) -> list[dict[str, Any]]:
@@ -241,9 +270,12 @@ def _row(number: int, config: TrafficConfig, second: int, item: Item, user: str)
     }
 
 
-def _drop_words(text: str, share: float, rng: random.Random) -> str:
+def _vary(text: str, config: BaseModelConfig, like: Mapping[str, Sequence[str]], rng: random.Random) -> str:
     words = text.split()
-    return " ".join([word for word in words if rng.random() >= share] or words)
+    kept = [word for word in words if rng.random() >= config.word_dropout] or words
+    return " ".join(
+        rng.choice(like[word]) if word in like and rng.random() < config.word_replacement else word for word in kept
+    )
 
 
 def _digest(*parts: Any) -> str:
@@ -276,9 +308,13 @@ def train_base_model(items: Sequence[Item], config: BaseModelConfig, folder: Pat
     """Train tokenizer and model from scratch on the items and save them, with the cost of training, to `folder`."""
     from lab.pretrain import PretrainConfig, save_model, train_causal_lm, train_tokenizer
 
-    tokenizer = train_tokenizer((f"{item.text}\n{item.intent}" for item in items), config.vocabulary)
+    like = words_of_like_meaning((item.text for item in items), EMBEDDER)
+    pairs = training_pairs(items, config, like)
+    tokenizer = train_tokenizer(
+        (f"{messages[0]['content']}\n{intent}" for messages, intent in pairs), config.vocabulary
+    )
     result = train_causal_lm(
-        training_pairs(items, config),
+        pairs,
         tokenizer,
         PretrainConfig(
             hidden_size=config.hidden_size,

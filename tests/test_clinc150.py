@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cascade.errors import ConfigError, InputError
 from cascade.traffic import read_traffic
 from lab.clinc150 import (
+    EMBEDDER,
     FOLDER_VARIABLE,
     BaseModelConfig,
     Item,
@@ -24,6 +25,7 @@ from lab.clinc150 import (
     train_base_model,
     training_pairs,
     validation_items,
+    words_of_like_meaning,
 )
 from lab.flagship_book import AnswerBook
 from lab.traffic import TrafficConfig
@@ -58,7 +60,7 @@ def test_base_model_learns_known_domains_of_the_training_split_only(data):
     assert len({item.intent for item in items}) == 105
     assert not NEW & {item.domain for item in items}
     assert set(items) <= set(data.splits["train"])
-    assert not {answer for _, answer in training_pairs(items, BaseModelConfig(variants=2))} & {
+    assert not {answer for _, answer in training_pairs(items, BaseModelConfig(variants=2), {})} & {
         item.intent for item in data.splits["train"] if item.domain in NEW
     }
 
@@ -118,23 +120,40 @@ def test_flagship_errs_in_three_of_a_hundred_answers(rows):
     assert book.answer("a question of another data set").text == "oos"
 
 
-def test_variants_drop_words_and_keep_the_query_itself():
+def test_variants_change_words_and_keep_the_query_itself():
     item = Item("please tell me what the weather is like in rome today", "weather", "utility")
-    config = BaseModelConfig(variants=30, word_dropout=0.2)
-    pairs = training_pairs([item], config)
+    config = BaseModelConfig(variants=60, word_dropout=0.2, word_replacement=0.5)
+    pairs = training_pairs([item], config, {"weather": ["rain", "wind"]})
     variants = [messages[0]["content"] for messages, _ in pairs]
     assert variants[0] == item.text
     assert {answer for _, answer in pairs} == {"weather"}
     words = item.text.split()
-    kept = sum(len(variant.split()) for variant in variants[1:]) / (29 * len(words))
+    kept = sum(len(variant.split()) for variant in variants[1:]) / (59 * len(words))
     assert kept == pytest.approx(0.8, abs=0.06)
-    assert all(set(variant.split()) <= set(words) and variant for variant in variants)
-    assert training_pairs([item], config) == pairs
+    seen = {word for variant in variants for word in variant.split()}
+    assert seen == {*words, "rain", "wind"}
+    assert training_pairs([item], config, {"weather": ["rain", "wind"]}) == pairs
 
 
 def test_a_word_alone_is_never_dropped():
-    pairs = training_pairs([Item("yes", "yes", "meta")], BaseModelConfig(variants=20, word_dropout=0.9))
+    pairs = training_pairs([Item("yes", "yes", "meta")], BaseModelConfig(variants=20, word_dropout=0.9), {})
     assert {messages[0]["content"] for messages, _ in pairs} == {"yes"}
+
+
+def test_words_of_like_meaning_come_from_the_embedder():
+    if not EMBEDDER.is_dir():
+        pytest.skip(f"the public model minishlab/potion-base-4M is not at {EMBEDDER}")
+    like = words_of_like_meaning(["rent a car", "the song xqzv"], EMBEDDER, n=4)
+    assert "vehicle" in like["car"]
+    assert "music" in like["song"]
+    assert "car" not in like["car"]
+    assert not {"a", "xqzv"} & like.keys()
+    assert all(len(words) <= 4 for words in like.values())
+
+
+def test_absent_embedder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="potion-base-4M"):
+        words_of_like_meaning(["rent a car"], tmp_path)
 
 
 def test_prepare_makes_the_files_once(data, tmp_path, monkeypatch):
@@ -159,7 +178,8 @@ def test_prepare_makes_the_files_once(data, tmp_path, monkeypatch):
     assert [row["content"] for row in answers] == texts(traffic)
 
 
-def test_base_model_learns_and_loads_like_any_other(tmp_path):
+def test_base_model_learns_and_loads_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.clinc150.words_of_like_meaning", lambda texts, embedder: {})
     intents = {"play a song": "music", "how long is the drive": "distance", "wake me at six": "alarm", "hi": "greeting"}
     items = [Item(text, intent, "home") for text, intent in intents.items()]
     config = BaseModelConfig(
