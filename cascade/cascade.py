@@ -11,6 +11,7 @@ from tqdm import tqdm
 from cascade.calibration import CalibrationConfig
 from cascade.cost import PriceTable
 from cascade.errors import BudgetExceeded, ConfigError, TierError
+from cascade.grade import reference_text
 from cascade.purchase import Buyer
 from cascade.store import TraceStore
 from cascade.tiers import Failure, Flagship, Tier
@@ -165,18 +166,18 @@ def cold_start(
     rules: RulesConfig,
     *,
     grade_kind: str = "json_exact",
+    reference_kind: str = "flagship",
     purpose: str = "calibration",
     progress: bool = True,
 ) -> Verifier:
-    """A first verifier: `queries` go to both tiers, a cheap answer is right when it agrees with the
-    flagship's.
+    """A first verifier: `queries` go to both tiers, a cheap answer is right when it agrees with the flagship's, or
+    with the reference that the query carries (`reference_kind`).
 
-    Queries whose flagship request failed are left out. Raises BudgetExceeded or TierError as `Buyer.buy`
-    does.
+    Queries whose flagship request failed are left out. Raises BudgetExceeded or TierError as `Buyer.buy` does.
     """
     bought = buyer.buy(queries, purpose, progress=progress).answers
     kept = [query for query in queries if query.id in bought]
-    references = [bought[query.id].text for query in kept]
+    references = [reference_text(query, bought[query.id], reference_kind) for query in kept]
     return fit_verifier(kept, cheap.answer(kept, progress=progress), references, rules, config, grade_kind=grade_kind)
 
 

@@ -7,9 +7,27 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from cascade.errors import ConfigError
+from cascade.errors import ConfigError, InputError
+from cascade.trace import Answer, Query
 
 GradeKind = Literal["exact", "json_exact", "json_f1"]
+ReferenceKind = Literal["flagship", "reference"]
+
+
+def reference_text(query: Query, flagship: Answer, kind: str) -> str:
+    """What counts as the right answer: the flagship's, or the one that the traffic carries.
+
+    Raises ConfigError for another kind, InputError where the query carries none.
+    """
+    if kind not in get_args(ReferenceKind):
+        raise ConfigError(f'reference kind is "{kind}": use "flagship" or "reference"')
+    if kind == "flagship":
+        return flagship.text
+    if query.reference is None:
+        raise InputError(
+            f"query {query.id} carries no reference answer: set reference: flagship, or add references to the traffic"
+        )
+    return query.reference
 
 
 def grade(answer_text: str, reference_text: str, kind: str) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
-from cascade.errors import ConfigError, InputError
-from cascade.grade import grade
+from cascade.errors import InputError
+from cascade.grade import grade, reference_text
 from cascade.trace import Answer, Outcome, Query, Verdict, answer_from_dict
 
-ReferenceKind = Literal["flagship", "reference"]
 Answers = Mapping[str, Answer] | Sequence[Answer]
 
 
@@ -84,8 +83,6 @@ def pair_sides(
     that the traffic carries ("reference"). Raises InputError when a query is twice there, or an answer
     or a reference is missing: a row that only one side has would bend the comparison.
     """
-    if reference_kind not in get_args(ReferenceKind):
-        raise ConfigError(f'reference kind is "{reference_kind}": use "flagship" or "reference"')
     ids = [query.id for query in heldout]
     if not ids or len(set(ids)) < len(ids):
         raise InputError(f"{len(ids)} held-out queries with {len(set(ids))} distinct ids: give each one once")
@@ -95,7 +92,7 @@ def pair_sides(
     rows = []
     for query in heldout:
         best = flagship[query.id]
-        reference = _reference(query, best, reference_kind)
+        reference = reference_text(query, best, reference_kind)
         case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), prices.cost_usd(best))
         rows.append(
             PairedRow(
@@ -164,17 +161,6 @@ def _side(case: _Case, answer: Answer, verifier: Judge | None, prices: Pricing) 
 
 def _side_from_dict(row: dict[str, Any]) -> Side:
     return Side(**{**row, "answer": answer_from_dict(row["answer"])})
-
-
-def _reference(query: Query, flagship: Answer, kind: str) -> str:
-    if kind == "flagship":
-        return flagship.text
-    if query.reference is None:
-        raise InputError(
-            f'held-out query {query.id} carries no reference answer: use reference kind "flagship", '
-            "or leave queries without one out"
-        )
-    return query.reference
 
 
 def _by_id(answers: Answers, ids: Sequence[str], who: str) -> Mapping[str, Answer]:

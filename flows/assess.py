@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cascade.grade import grade
+from cascade.grade import grade, reference_text
 from cascade.local import LocalTier
 from cascade.trace import Answer, Query
 from cascade.verifiers import Verifier
@@ -35,7 +35,7 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, RunDir, read_json, write_json, write_jsonl, write_text
-from flows.stage_parts import embed, input_digests, judging_settings, reference_text, refit_verifier
+from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
 from promotion.gate import GateOutcome, decide
 
 
@@ -103,7 +103,7 @@ def _report(
 def _as_served(ctx: RunContext, flagship: dict[str, Answer]) -> dict[str, float]:
     """What users got on the held-out slice, by the verdicts of the day: a lenient verifier shows here."""
     traces = [t for t in load_traces(ctx, "heldout") if t.query.id in flagship]
-    references = [reference_text(ctx, t.query, flagship[t.query.id]) for t in traces]
+    references = [reference_text(t.query, flagship[t.query.id], ctx.config.reference) for t in traces]
     grades = [grade(t.served_text, r, ctx.config.grade) for t, r in zip(traces, references, strict=True)]
     return {
         "escalation_rate": sum(t.escalated for t in traces) / len(traces),

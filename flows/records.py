@@ -38,6 +38,9 @@ def load_traces(ctx: RunContext, part: str) -> list[Trace]:
 def load_pool(ctx: RunContext) -> list[Trace]:
     """The pool as the champion's refitted verifier would have judged it: what has gone lenient shows."""
     traces, verifier = load_traces(ctx, "pool"), load_verifier(ctx.run.stage(BASELINE))
+    if verifier.calibration.threshold is None:
+        # It accepts nothing, so it tells no escalation from another: the verdicts of the day say more.
+        return traces
     costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
     mean_usd = sum(costs) / len(costs) if costs else None
     # The verifier is fitted to the champion's confidence; another version's answers keep their verdicts.

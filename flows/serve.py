@@ -91,7 +91,13 @@ def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Que
         verifier=None, report=None, run_id=None, created="",
     )  # fmt: skip
     verifier = cold_start(
-        first, cheap_tier(config, base), buyer, config.calibration, config.rules, grade_kind=config.grade
+        first,
+        cheap_tier(config, base),
+        buyer,
+        config.calibration,
+        config.rules,
+        grade_kind=config.grade,
+        reference_kind=config.reference,
     )
     version = state.registry.register(
         name=config.student.name,

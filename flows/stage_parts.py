@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.errors import InputError, StageError
-from cascade.trace import Answer, Query
+from cascade.errors import StageError
+from cascade.grade import reference_text
+from cascade.trace import Answer
 from cascade.verifiers import Verifier, fit_verifier
 from clustering.embed import embed_texts
 from flows.context import RunContext
@@ -45,7 +46,7 @@ def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
 def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str, Answer]) -> Verifier:
     """A verifier for this model's own confidence, on the calibration part alone."""
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
-    references = [reference_text(ctx, query, flagship[query.id]) for query in queries]
+    references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]
     return fit_verifier(
         queries,
         [cheap[query.id] for query in queries],
@@ -54,14 +55,3 @@ def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str
         ctx.config.calibration,
         grade_kind=ctx.config.grade,
     )
-
-
-def reference_text(ctx: RunContext, query: Query, flagship: Answer) -> str:
-    """What counts as the right answer to a query. Raises InputError where the traffic lacks it."""
-    if ctx.config.reference == "flagship":
-        return flagship.text
-    if query.reference is None:
-        raise InputError(
-            f"query {query.id} carries no reference answer: set reference: flagship, or add references to the traffic"
-        )
-    return query.reference

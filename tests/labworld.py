@@ -14,12 +14,12 @@ ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
-def small_world(folder: Path, seed: int = 11, **flagship: Any) -> Iterator[World]:
+def small_world(folder: Path, seed: int = 11, drifted: int = 2700, **flagship: Any) -> Iterator[World]:
     lab = {
         **read_yaml(ROOT / "configs/demo.yaml")["lab"],
         "seed": seed,
         "folder": folder,
-        "traffic": {"early_queries": 450, "drifted_queries": 2100},
+        "traffic": {"early_queries": 450, "drifted_queries": drifted},
     }
     lab["flagship"] = {**lab.get("flagship", {}), **flagship}
     with open_world(LabConfig.model_validate(lab)) as world:
@@ -38,12 +38,13 @@ def config_values(world: World, folder: Path, **changes: Any) -> dict[str, Any]:
         "student": {"base_model": str(world.base_model_path)},
         "embed": {"model": str(world.embedder_path)},
         "flagship": {"base_url": world.flagship_url},
-        # A third of the demo's traffic: targets and margins that so few queries can prove.
+        # Half of the demo's traffic or less: targets and margins that so few queries can prove.
         "serve": {"cold_start_queries": 400},
-        "calibration": {"max_error_accepted": 0.1},
+        "calibration": {"max_error_accepted": 0.06},
         "cluster": {"min_cluster_size": 20},
         "target": {"n_answers": 400},
-        "gate": {"quality_margin": 0.05, "cluster_margin": 0.15, "max_false_accept": 0.2},
+        "train": {"epochs": 8},
+        "gate": {"quality_margin": 0.05, "cluster_margin": 0.25, "max_false_accept": 0.2},
     }
     return merge(merge(demo, here), changes)
 
