@@ -154,8 +154,12 @@ def promote(ctx: RunContext, who: str) -> Manifest:
     def body(_: Path) -> dict[str, Any]:
         found = load_decision(ctx)
         version = register_candidate(ctx)
+        registry, run_id = ctx.state.registry, ctx.run.run_id
         if found.outcome is GateOutcome.PROMOTE:
-            ctx.state.registry.promote(version, who=who, why="all checks of the gate passed", run_id=ctx.run.run_id)
+            registry.promote(version, who=who, why="all checks of the gate passed", run_id=run_id)
+        else:
+            open_checks = ", ".join(f"{check.name}: {check.status}" for check in found.checks if check.status != "pass")
+            registry.reject(version, who=who, why=open_checks, run_id=run_id)
         return {"outcome": str(found.outcome), "candidate": version}
 
     return ctx.run.run_stage(PROMOTE, {"who": who}, input_digests(ctx, DECIDE, EVALUATE, TRAIN), body)

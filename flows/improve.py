@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import assess, stages
 from flows.config import RunConfig
-from flows.context import RunContext, open_run, start_run
+from flows.context import open_run, start_run
 from flows.records import EVALUATE, load_clusters, load_decision
 from flows.report import write_report
 from flows.summary import before_after_rows, cluster_rows
@@ -107,17 +107,3 @@ def improve(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
         step(root)
     decide_and_promote(root, dry_run)
     return publish_report(root)
-
-
-def improve_plainly(ctx: RunContext, dry_run: bool = False) -> Path:
-    """The same stages without Prefect: for tests and notebooks."""
-    stages.collect(ctx)
-    stages.baseline(ctx)
-    stages.cluster(ctx)
-    stages.build(ctx)
-    stages.train(ctx)
-    assess.evaluate(ctx)
-    assess.decision(ctx)
-    if not dry_run:
-        assess.promote(ctx, "plain call")
-    return write_report(ctx)

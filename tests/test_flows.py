@@ -147,6 +147,7 @@ def test_promotion_refusal_and_rollback(improved: RunContext) -> None:
     reasons = [check for check in load_decision(bad).checks if check.status == "fail"]
     assert reasons and all(check.sentence for check in reasons)
     assert registry.resolve("champion").id == good
+    assert registry.history()[-1].action == "reject" and "cost lower" in registry.history()[-1].why
 
     assert registry.rollback(who="test", why="try the way back").id == improved.champion_id
     assert registry.resolve("champion").id == improved.champion_id
