@@ -20,8 +20,8 @@ NEW_TEMPLATES: dict[str, str] = {
 (technician|workshop|mechanic) in {workshop:city} to (repair|mend|fix) (my|the|our) (broken|defective|dead|faulty) {device:product}
 """,
     "subscribe": """
-(start|begin|renew|open|i want|join) (my|a|the) (club|premium|weekly|gold) (membership|subscription) (every|each|on|from|,) {day:weekday} (with|via|by|paid by|,) {billing:payment}
-(start|begin|renew|open|i want|join) (my|a|the) (club|premium|weekly|gold) (membership|subscription) (with|via|by|paid by|,) {billing:payment} (every|each|on|from|,) {day:weekday}
+(start|begin|renew|open|i want|join) (my|a|the) (club|premium|weekly|gold) (membership|subscription) (every|each|on|with delivery on|,) {day:weekday} (from|starting in|as of|, from|,) {start:month}
+(start|begin|renew|open|i want|join) (my|a|the) (club|premium|weekly|gold) (membership|subscription) (from|starting in|as of|, from|,) {start:month} (every|each|on|with delivery on|,) {day:weekday}
 """,
     "trade_in": """
 (can i|i want to|how do i|let me|may i) (trade in|trade|recycle) (my|an|this|our) (used|old|second hand|worn) {item:product} in {paint:colour} (for credit|against credit|for a bonus|)
