@@ -18,9 +18,10 @@ RUNNER = CliRunner()
 
 def shell_lines() -> list[str]:
     """Every line of every shell block, comments apart."""
-    blocks = [
-        b for page in PAGES for b in re.findall(r"^ *```(?:bash|sh)?\n(.*?)^ *```", page.read_text(), re.M | re.S)
+    fences = [
+        found for page in PAGES for found in re.findall(r"^ *```(\w*)\n(.*?)^ *```", page.read_text(), re.M | re.S)
     ]
+    blocks = [block for language, block in fences if language in ("", "bash", "sh")]
     lines = [line.split("  #")[0].strip().lstrip("$ ") for block in blocks for line in block.splitlines()]
     return sorted({line for line in lines if line and not line.startswith("#")})
 
