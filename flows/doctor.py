@@ -17,17 +17,7 @@ from cascade.trace import Query
 from clustering.embed import embed_texts
 from flows.config import RunConfig
 from flows.context import open_state
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "hdbscan",
-    "sentence-transformers",
-    "prefect",
-    "datasets",
-)
+from flows.rundir import RECORDED_PACKAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +53,7 @@ def _checked(name: str, check: Callable[[RunConfig], str], config: RunConfig) ->
 
 def _packages(_: RunConfig) -> str:
     python = ".".join(map(str, sys.version_info[:3]))
-    return f"python {python}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"python {python}, " + ", ".join(f"{name} {version(name)}" for name in RECORDED_PACKAGES)
 
 
 def _accelerator(_: RunConfig) -> str:

@@ -33,6 +33,7 @@ RECORDED_PACKAGES = (
     "hdbscan",
     "sentence-transformers",
     "prefect",
+    "datasets",
 )
 
 
