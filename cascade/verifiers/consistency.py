@@ -7,6 +7,7 @@ answer is given, and its share of the votes is its score.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from cascade.verifiers.score import Score
 Normaliser = Callable[[str], str | None]
 """From an answer's text to what is compared; None where the text holds no such thing."""
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<!\w)-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
+"""A minus after a digit or a letter is a dash; commas count as separators of thousands only."""
 
 
 class ConsistencyConfig(BaseModel):
@@ -124,9 +126,9 @@ def last_number(text: str) -> str | None:
     if not found:
         return None
     value = found[-1].replace(",", "")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
+    if re.fullmatch(r"-?\d+", value):
+        return str(int(value))  # not through a float, which would round long order numbers to the same one
+    number = float(value)
+    if not math.isfinite(number):
         return None
-    # Long order numbers must not be rounded to the same float.
-    return str(int(value)) if value.lstrip("-").isdigit() else repr(int(number) if number.is_integer() else number)
+    return repr(int(number) if number.is_integer() else number)

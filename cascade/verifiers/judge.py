@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.cost import PriceTable
 from cascade.grade import parse_json
+from cascade.purchase import worst_case_tokens_in
 from cascade.tiers import Failure
 from cascade.trace import Answer, Query
 from cascade.verifiers.pricing import outcome_usd, require_price
@@ -91,6 +92,12 @@ class JudgeModel:
                 scores[places[id(query)]] = self._score(outcome)
                 bar.update()
         return scores
+
+    def worst_case_usd(self, queries: Sequence[Query], answers: Sequence[Answer]) -> float:
+        """Upper bound of what judging these answers costs; asks nothing."""
+        price, limit = self.prices.price(self.config.price_name), self.config.max_tokens
+        asked = [judge_query(*pair, self.config) for pair in zip(queries, answers, strict=True)]
+        return sum(price.usd(worst_case_tokens_in(query, self.config), limit) for query in asked)
 
     def _score(self, outcome: Answer | Failure) -> Score:
         cost_usd = outcome_usd(outcome, self.prices)
