@@ -217,7 +217,7 @@ class OpenAITier:
         self, queries: Sequence[Query], k: int, sampling: SamplingConfig
     ) -> Iterator[tuple[tuple[int, int], list[Answer | Failure]]]:
         """((place of the query, number of its first sample), outcomes), in any order."""
-        n = k if self.config.samples_per_request == "all" else 1
+        n = max(1, k) if self.config.samples_per_request == "all" else 1
 
         def ask(place: tuple[int, int]) -> list[Answer] | Failure:
             number, index = place

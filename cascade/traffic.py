@@ -91,6 +91,8 @@ def parse_query(raw: bytes, first_seen: Mapping[str, int] | None = None) -> Quer
         raise ValueError("not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")  # noqa: TRY004 - one error kind per row
     missing = [key for key in ("id", "time", "messages") if row.get(key) in (None, "", [])]

@@ -122,6 +122,8 @@ def _validator(schema_text: str) -> Any:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise _BadSchemaError(_short(error.message)) from error
+    except RecursionError as error:
+        raise _BadSchemaError("it is nested too deeply") from error
     # Without a registry of its own the library would fetch a schema's remote references over the network.
     return kind(schema, registry=referencing.Registry())
 
