@@ -2,11 +2,12 @@
 
 A student that over-claims does so in single clusters; one threshold for all cannot see it. The model is
 
-    logit P(wrong) = a + b x + u_group,      u_group ~ Normal(0, spread^2)
+    logit P(wrong) = a + u_group + (b + v_group) x,      u_group, v_group ~ Normal(0, spread^2)
 
-with x the normal score of the answer's rank among the learning part's scores. The spread is chosen by
-cross-validated log-loss, zero included, so that groups are left alone where they do not help. A group's score then
-moves by u / b along x: the adjusted score is the plain score of an average answer that is wrong as often.
+with x the normal score of the answer's rank among the learning part's scores: u says that a group is harder than its
+scores tell, v that its scores tell less (over-claiming: sure and wrong alike). The spread is chosen by
+cross-validated log-loss, zero included, so that groups are left alone where they do not help. A group's x then
+becomes ((b + v) x + u) / b: the adjusted score is the plain score of an average answer that is wrong as often.
 Everything here is learnt on the learning part alone, so the threshold's test stays what it was.
 """
 
@@ -35,35 +36,43 @@ class GroupShifts:
     """Ascending scores of the learning part."""
     positions: tuple[float, ...] = ()
     """x at each knot, ascending."""
-    shifts: Mapping[str, float] = field(default_factory=dict)
-    """Shift along x by group; negative where answers are wrong more often than their score says."""
+    shifts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """(offset, slope) along x by group: x becomes offset + slope x, slope >= 0. An offset below 0 means answers that
+    are wrong more often than their score says, a slope below 1 a score that says less."""
 
     def adjusted(self, score: float, group: str | None) -> float:
         """The score of an average answer that is wrong as often; `score` itself for an unknown group."""
-        shift = self.shifts.get(group) if group is not None else None
-        if shift is None:
+        move = self.shifts.get(group) if group is not None else None
+        if move is None:
             return score
-        x = float(np.interp(score, self.knots, self.positions)) + shift
+        x = move[0] + move[1] * float(np.interp(score, self.knots, self.positions))
         return float(np.interp(x, self.positions, self.knots))
 
     def plain(self, adjusted: float, group: str | None) -> float:
         """The lowest plain score that reaches an adjusted one; infinity where none does."""
-        shift = self.shifts.get(group) if group is not None else None
-        if shift is None:
+        move = self.shifts.get(group) if group is not None else None
+        if move is None:
             return adjusted
-        x = float(np.interp(adjusted, self.knots, self.positions)) - shift
-        if x > self.positions[-1] or adjusted > self.knots[-1]:
+        if self.adjusted(self.knots[-1], group) < adjusted:
             return float("inf")
-        return float("-inf") if x <= self.positions[0] else float(np.interp(x, self.positions, self.knots))
+        if self.adjusted(self.knots[0], group) >= adjusted:
+            return float("-inf")
+        x = (float(np.interp(adjusted, self.knots, self.positions)) - move[0]) / move[1]
+        return float(np.interp(x, self.positions, self.knots))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {"knots": list(self.knots), "positions": list(self.positions), "shifts": dict(self.shifts)}
+        return {
+            "knots": list(self.knots),
+            "positions": list(self.positions),
+            "shifts": {name: list(move) for name, move in self.shifts.items()},
+        }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> GroupShifts:
         """Inverse of `to_dict`; an empty row shifts nothing."""
-        return cls(tuple(row.get("knots", ())), tuple(row.get("positions", ())), dict(row.get("shifts", {})))
+        shifts = {name: (float(move[0]), float(move[1])) for name, move in row.get("shifts", {}).items()}
+        return cls(tuple(row.get("knots", ())), tuple(row.get("positions", ())), shifts)
 
 
 def fit_shifts(
@@ -79,7 +88,7 @@ def fit_shifts(
     for row, group in enumerate(groups):
         if group is not None:
             member[row, place[group]] = 1.0
-    columns = np.column_stack([np.ones(len(x)), x, member])
+    columns = np.column_stack([np.ones(len(x)), x, member, member * x[:, None]])
     spread = _best_spread(columns, wrong, seed)
     if spread == 0:
         return GroupShifts()
@@ -87,7 +96,8 @@ def fit_shifts(
     if b[1] > -0.2:  # a score that says nothing cannot carry a shift
         return GroupShifts()
     knots, positions = _thin(scores, x)
-    shifts = {name: float(u / b[1]) for name, u in zip(names, b[2:], strict=True)}
+    offsets, slopes = b[2 : 2 + len(names)] / b[1], 1 + b[2 + len(names) :] / b[1]
+    shifts = {name: (float(offsets[at]), max(0.0, float(slopes[at]))) for name, at in place.items()}
     return GroupShifts(knots, positions, shifts)
 
 
