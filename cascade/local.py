@@ -13,6 +13,8 @@ from cascade.confidence import summarise_tokens
 from cascade.errors import ConfigError, TierError
 from cascade.trace import Answer, Query
 
+NO_GPU = "no GPU"
+
 
 class LocalTierConfig(BaseModel):
     """Which model, which adapter, and how to run it."""
@@ -145,10 +147,10 @@ class LocalTier:
 
 
 def accelerator_name() -> str:
-    """The GPU's name, or "no GPU"."""
+    """The GPU's name, or NO_GPU."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else NO_GPU
 
 
 def _choose_dtype(wanted: str, device: str) -> Any:

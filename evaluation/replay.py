@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from cascade.errors import InputError
@@ -24,8 +25,8 @@ class Judge(Protocol):
 class Pricing(Protocol):
     """What a price table must offer here; cascade.cost.PriceTable is one."""
 
-    def cost_usd(self, answer: Answer) -> float | None:
-        """Cost of one answer, None when its usage is unknown."""
+    def cost_usd(self, answer: Answer, at: datetime | None = None) -> float | None:
+        """Cost of one answer at the price in force at a time, None when its usage is unknown."""
         ...
 
 
@@ -93,7 +94,8 @@ def pair_sides(
     for query in heldout:
         best = flagship[query.id]
         reference = reference_text(query, best, reference_kind)
-        case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), prices.cost_usd(best))
+        large_usd = prices.cost_usd(best, query.time)
+        case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), large_usd)
         rows.append(
             PairedRow(
                 query_id=query.id,
@@ -143,7 +145,7 @@ def _side(case: _Case, answer: Answer, verifier: Judge | None, prices: Pricing) 
     else:
         verdict = verifier.judge(case.query, answer)
     correct = grade(answer.text, case.reference, case.grade_kind)
-    cheap_cost = prices.cost_usd(answer)
+    cheap_cost = prices.cost_usd(answer, case.query.time)
     cost = cheap_cost
     if not verdict.accepted:
         large = case.flagship_cost_usd

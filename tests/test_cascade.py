@@ -174,7 +174,7 @@ def test_cold_start_learns_what_the_student_can_do(answers):
     assert verifier.calibration.auroc == 1.0
     answered = zip(queries, Student().answer(queries), strict=True)
     judged = [verifier.judge(query, answer).accepted for query, answer in answered]
-    assert 120 <= sum(judged) <= 150
+    assert 120 <= sum(judged) <= 150, verifier.calibration.why
     assert not any(judged[1::2])
 
 

@@ -142,7 +142,10 @@ def _start(grid: list[float], learn: Part, test_size: int, config: CalibrationCo
     smooth = expit(columns @ fit_logistic(columns, wrong, np.array([1e-3, 2e-2])))
     counts = np.array([learn.accepted(threshold) for threshold in grid], dtype=np.float64)
     rate = np.cumsum(smooth[np.argsort(-scores, kind="stable")])[counts[:, 0].astype(int) - 1] / counts[:, 0]
-    n = np.maximum(1, (counts[:, 0] * test_size / len(learn.scores)).astype(int))
+    # A standard deviation fewer than expected: with the expected number itself half of all tests would have less data.
+    share, ratio = counts[:, 0] / len(learn.scores), test_size / len(learn.scores)
+    few = test_size * share - np.sqrt(test_size * share * (1 - share) * (1 + ratio))
+    n = np.maximum(1, few.astype(int))
     allowed = _most_allowed(n, target, 1 - config.confidence)
     prior = 2 / target
     a, b = counts[:, 1] + prior * rate + 0.5, counts[:, 0] - counts[:, 1] + prior * (1 - rate)
