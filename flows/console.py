@@ -72,8 +72,10 @@ def print_run(ctx: RunContext) -> None:
     if flagship:
         say(f"always asking the flagship would cost {flagship:.4f} USD per 1,000 queries")
     if report.payback_queries is not None:
-        paid = f"the run paid the flagship {report.run_cost_usd:.4f} USD"
+        paid = f"flagship answers and training cost {report.run_cost_usd:.4f} USD"
         say(f"{paid}: earned back after {report.payback_queries:,} queries")
+    else:
+        say(f"queries until the run has paid for itself: {report.payback_why}")
     print_decision(ctx)
     say(f"\nreport: {(ctx.run.root / 'report.html').resolve()}")
 

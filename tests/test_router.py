@@ -26,6 +26,7 @@ from cascade.verifiers import (
     scorer_accounts,
     store_learned,
 )
+from cascade.verifiers.verifier import LEARNING_SHARE
 from evaluation.metrics import MetricsConfig, side_metrics
 from evaluation.replay import pair_sides
 
@@ -89,7 +90,7 @@ def test_the_threshold_is_tested_on_what_the_router_leaves(routing):
         if verdict.accepted and route is None
     }
     # What it counted as accepted in the testing part is what it would accept there when it serves.
-    _, test = split_parts(900, CalibrationConfig(max_error_accepted=0.08, seed=1))
+    _, test = split_parts(900, CalibrationConfig(max_error_accepted=0.08, seed=1), LEARNING_SHARE)
     assert sum(queries[i].id in accepted for i in test.tolist()) == routing.calibration.n_accepted
 
 
