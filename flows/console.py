@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cascade.verifiers import ScorerAccount
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
@@ -47,14 +48,33 @@ def print_replay(done: Replay) -> None:
     if done.n_rejected:
         say(f"{done.n_rejected} unusable rows, with their reasons: {done.rejected_path}")
     rate = served.escalation_rate
-    shown = "" if rate is None else f", {rate:.1%} escalated"
+    routed = f", {served.n_routed} of them routed" if served.n_routed else ""
+    shown = "" if rate is None else f", {rate:.1%} escalated{routed}"
     cost = "unknown" if served.cost_usd is None else f"{served.cost_usd:.4f} USD"
     say(
         f"served {served.n} queries with {done.champion}{shown}, {served.n_audited} audited, cost {cost}"
         f" ({served.n_skipped} served before, {served.n_failed} failed)"
     )
+    if len(served.accounts) > 2 or any(account.cost_usd != 0 for account in served.accounts):
+        table("What the verifier did", account_table(served.accounts))
     if served.failure:
         say(f"first failure: {served.failure}; run the same command again to retry")
+
+
+def account_table(accounts: Sequence[ScorerAccount]) -> list[dict[str, Any]]:
+    """One row per scorer: how much it was asked, what it ended, and what that took."""
+    return [
+        {
+            "scorer": account.name,
+            "asked": account.n_asked,
+            "had the last word": account.n_ended,
+            "accepted": account.n_accepted,
+            "could not judge": account.n_unparsed,
+            "cost, USD": "unknown" if account.cost_usd is None else f"{account.cost_usd:.4f}",
+            "seconds": "unknown" if account.latency_s is None else f"{account.latency_s:.2f}",
+        }
+        for account in accounts
+    ]
 
 
 def print_run(ctx: RunContext) -> None:
@@ -67,6 +87,10 @@ def print_run(ctx: RunContext) -> None:
     report = load_report(ctx.run.stage(EVALUATE))
     level = f"{1 - 2 * report.alpha:.0%}"
     table(f"Before and after, on {report.n} held-out queries ({level} intervals)", metric_rows(report))
+    evaluated = ctx.run.manifest(EVALUATE)
+    accounts = [ScorerAccount(**row) for row in evaluated.counts["accounts"]] if evaluated else []
+    if any(account.cost_usd != 0 for account in accounts):
+        table("What the candidate's verifier did on the held-out queries", account_table(accounts))
     say(as_served(ctx))
     flagship = flagship_cost_per_1000(report.overall.champion)
     if flagship:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHAIN = "chain"
 """Name of the calibrated signal where it is a chain's score, not an answer's own."""
-LEARNING_SHARE = 0.5
+LEARNING_SHARE = 0.4
 """Of the graded answers, where a chain has to learn from them and the configuration does not say."""
 
 
