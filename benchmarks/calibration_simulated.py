@@ -97,16 +97,11 @@ def raw_counts(learn: Any, test: Any, target: float) -> float | None:
     scores = np.sort(learn.scores)[::-1]
     grid = list(dict.fromkeys(scores[np.ceil(np.arange(1, 51) / 50 * scores.size).astype(int) - 1].tolist()))
     ratio = len(test.scores) / len(learn.scores)
-    seen = [learn.accepted(threshold) for threshold in grid]
-    evidence = [
-        float(binom.cdf(np.ceil((wrong + 2) / (n + 1 / target) * n * ratio), int(n * ratio), target))
-        for n, wrong in seen
-    ]
-    start = max(i for i, p in enumerate(evidence) if p <= min(evidence) * (1 + 1e-9))
-    found = None
-    for threshold in grid[start:]:
-        n, wrong = test.accepted(threshold)
-        if n == 0 or binom.cdf(wrong, n, target) > 1 - CONFIDENCE:
-            break
-        found = threshold
-    return found
+    n, wrong = np.array([learn.accepted(threshold) for threshold in grid]).T
+    expected = np.ceil((wrong + 2) / (n + 1 / target) * n * ratio)
+    evidence = binom.cdf(expected, (n * ratio).astype(int), target)
+    start = int(np.flatnonzero(evidence <= evidence.min() * (1 + 1e-9)).max())
+    n, wrong = np.array([test.accepted(threshold) for threshold in grid[start:]]).T
+    passes = (n > 0) & (binom.cdf(wrong, n, target) <= 1 - CONFIDENCE)
+    n_passed = int(np.argmin(np.append(passes, False)))
+    return grid[start + n_passed - 1] if n_passed else None
