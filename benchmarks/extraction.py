@@ -12,6 +12,7 @@ large models reach on this data, with errors that fall on sentences at random.
 from __future__ import annotations
 
 import argparse
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,20 +75,29 @@ def main() -> None:
 
 def load(folder: Path, seed: int, flagship: str) -> tuple[Measured, Measured]:
     """(threshold part, test part) of one seed: the tagger learns on train, calibrates on half of devel."""
+    rng = np.random.default_rng(seed)
+    devel, test, tagged_devel, tagged_test = tagged(folder, seed)
+    order = rng.permutation(len(devel))
+    parts = [([devel[i] for i in part], [tagged_devel[i] for i in part]) for part in np.array_split(order, 2)]
+    verifier = calibrated(*parts[0], seed)
+    return (
+        measure(*parts[1], verifier, flagship, rng),
+        measure(test, tagged_test, verifier, flagship, rng),
+    )
+
+
+def tagged(folder: Path, seed: int) -> tuple[list[Sentence], list[Sentence], list[Tagged], list[Tagged]]:
+    """Devel and test sentences, and the answers of a tagger trained on nine tenths of train; kept in the cache."""
     from benchmarks.extraction_tagger import read_sentences, train_tagger
 
-    rng = np.random.default_rng(seed)
-    train = read_sentences(folder / "train.tsv")
-    kept = [train[i] for i in rng.permutation(len(train))[: int(0.9 * len(train))]]
-    tagger = train_tagger(kept, CACHE / f"tagger-{seed}.pkl")
     devel, test = read_sentences(folder / "devel.tsv"), read_sentences(folder / "test.tsv")
-    devel = [devel[i] for i in rng.permutation(len(devel))]
-    half = len(devel) // 2
-    verifier = calibrated(devel[:half], tagger.tag(devel[:half]), seed)
-    return (
-        measure(devel[half:], tagger.tag(devel[half:]), verifier, flagship, rng),
-        measure(test, tagger.tag(test), verifier, flagship, rng),
-    )
+    cache = CACHE / f"tagged-{seed}.pkl"
+    if not cache.exists():
+        train = read_sentences(folder / "train.tsv")
+        kept = np.random.default_rng(seed).permutation(len(train))[: int(0.9 * len(train))]
+        tagger = train_tagger([train[i] for i in kept], CACHE / f"tagger-{seed}.pkl")
+        cache.write_bytes(pickle.dumps((tagger.tag(devel), tagger.tag(test))))
+    return devel, test, *pickle.loads(cache.read_bytes())
 
 
 def calibrated(sentences: Sequence[Sentence], tagged: Sequence[Tagged], seed: int) -> Verifier:
