@@ -41,7 +41,6 @@ def config_values(world: World, folder: Path, **changes: Any) -> dict[str, Any]:
         # Half of the demo's traffic or less: targets and margins that so few queries can prove.
         "serve": {"cold_start_queries": 400},
         "calibration": {"max_error_accepted": 0.06},
-        "verifier": {"kind": "learned"},
         "cluster": {"min_cluster_size": 20},
         "target": {"n_answers": 400},
         "train": {"epochs": 8},
