@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cascade.cost import cost_per_completed
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
@@ -53,6 +54,9 @@ def print_replay(done: Replay) -> None:
         f"served {served.n} queries with {done.champion}{shown}, {served.n_audited} audited, cost {cost}"
         f" ({served.n_skipped} served before, {served.n_failed} failed)"
     )
+    each = cost_per_completed(served.cost_usd, served.n)
+    if each is not None:
+        say(f"cost per completed query: {each:.6f} USD")
     if served.failure:
         say(f"first failure: {served.failure}; run the same command again to retry")
 
