@@ -80,7 +80,7 @@ def simulate(
         "nothing proven": f"{nothing / n_simulated:.1%}",
         "promise broken": f"{broken / n_simulated:.2%}",
         "accepted": f"{accepted / n_simulated:.3f}",
-        "best possible": f"{np.flatnonzero(risk <= scenario.target).max(initial=-1) / scores.size:.3f}",
+        "best possible": f"{(np.flatnonzero(risk <= scenario.target).max(initial=-1) + 1) / scores.size:.3f}",
     }
 
 

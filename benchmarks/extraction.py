@@ -5,8 +5,8 @@
 A small tagger is the cheap tier, its answer is JSON with the chemicals and diseases of a sentence, and confidence comes
 from its label probabilities. The verifier's own calibration turns it into P(wrong); the largest P(wrong) that still
 meets an F1 target on a second part of the data is the threshold (UCCI's protocol, Kotte 2026, equation 7); the table is
-made on the test split alone. Two flagships: the gold answers, and gold answers corrupted to an F1 of about 0.90, as
-large models reach on this data, with errors that fall on sentences at random.
+made on the test split alone. Two flagships: the gold answers, and gold answers corrupted to an F1 of about 0.90, with
+errors that fall on sentences at random.
 """
 
 from __future__ import annotations

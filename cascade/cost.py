@@ -202,21 +202,13 @@ def uncharged_cost(small: float, large: float, escalation_rate: float) -> float:
     return (1 - escalation_rate) * small + escalation_rate * large
 
 
-def cost_per_completed(costs_usd: Sequence[float | None], completed: Sequence[bool]) -> float | None:
+def cost_per_completed(total_cost_usd: float | None, n_completed: int) -> float | None:
     """All that was paid over the queries that were completed, in USD.
 
-    A query that failed (no answer, or one that nobody could use) is paid for and is not completed. None when a cost
-    is unknown or nothing was completed. The sequences run in parallel.
+    A query that failed (no answer, or one that nobody could use) belongs into the total and is not completed. None when
+    the total is unknown or nothing was completed.
     """
-    known = [cost for cost, _ in zip(costs_usd, completed, strict=True) if cost is not None]
-    return sum(known) / sum(completed) if len(known) == len(costs_usd) and any(completed) else None
-
-
-def ratio_to_flagship(cost_usd: float | None, flagship_cost_usd: float | None) -> float | None:
-    """Cascade's cost over that of always asking the flagship; None when either is unknown or the latter is zero."""
-    if cost_usd is None or flagship_cost_usd is None or flagship_cost_usd <= 0:
-        return None
-    return cost_usd / flagship_cost_usd
+    return total_cost_usd / n_completed if total_cost_usd is not None and n_completed else None
 
 
 @record(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cascade.cost import cost_per_completed
 from cascade.verifiers import ScorerAccount
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
@@ -57,6 +58,9 @@ def print_replay(done: Replay) -> None:
     )
     if len(served.accounts) > 2 or any(account.cost_usd != 0 for account in served.accounts):
         table("What the verifier did", account_table(served.accounts))
+    each = cost_per_completed(served.cost_usd, served.n)
+    if each is not None:
+        say(f"cost per completed query: {each:.6f} USD")
     if served.failure:
         say(f"first failure: {served.failure}; run the same command again to retry")
 
