@@ -149,8 +149,8 @@ class Cascade:
 
     def _trace(self, query: Query, cheap: Answer | None, verdict: Verdict, flagship: Answer | None) -> Trace:
         # The verifier saw the answer whatever it said, so every query pays for it.
-        tried_usd = 0.0 if cheap is None else add_known((self.prices.cost_usd(cheap), verdict.cost_usd))
-        flagship_usd = 0.0 if flagship is None else self.prices.cost_usd(flagship)
+        tried_usd = 0.0 if cheap is None else add_known((self.prices.cost_usd(cheap, query.time), verdict.cost_usd))
+        flagship_usd = 0.0 if flagship is None else self.prices.cost_usd(flagship, query.time)
         escalated = not verdict.accepted
         return Trace(
             query=query,

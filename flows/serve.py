@@ -15,7 +15,6 @@ from cascade.local import LocalTier
 from cascade.purchase import Budget, Buyer
 from cascade.trace import Query
 from cascade.traffic import read_traffic, write_rejected
-from cascade.verifiers import Verifier
 from flows.config import RunConfig
 from flows.context import State, open_state
 from flows.verifying import keep, toolbox
@@ -57,7 +56,7 @@ def replay_traffic(config: RunConfig, traffic: Path, progress: bool = True) -> R
     tools = toolbox(config, lambda: cheap)
     cascade = Cascade(
         cheap=cheap,
-        verifier=Verifier.from_dict(champion.verifier, tools.load) if champion.verifier else None,
+        verifier=tools.open(champion.verifier) if champion.verifier else None,
         flagship=buyer,
         prices=PriceTable.from_yaml(config.prices),
         version=champion.id,

@@ -60,7 +60,8 @@ def refit_verifier(
     """
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
     references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]
-    known = answer_bank([t.query for t in load_traces(ctx, "pool")], pool, tools.embed) if tools.needs_bank else None
+    earlier = [t.query for t in load_traces(ctx, "pool")]
+    known = answer_bank(earlier, pool, tools.embed) if tools.needs_bank else None
     return fit_verifier(
         queries,
         [cheap[query.id] for query in queries],
@@ -71,6 +72,7 @@ def refit_verifier(
         scorers=tools.scorers(ctx.config.calibration.signal, known),
         chain=ctx.config.verifier.chain,
         router=tools.router_trainer(known, cheap.values(), flagship.values()),
+        groups=tools.groups(earlier) if ctx.config.calibration.by_group else None,
     )
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cascade.cost import PriceTable
 from cascade.tiers import SamplingTier
 from cascade.trace import Answer, Query, Verdict
-from cascade.verifiers import AnswerBank, Embed, LearnedScorer, Verifier, scorer_accounts, store_learned
+from cascade.verifiers import AnswerBank, Embed, LearnedScorer, Verifier, scorer_accounts, store_part
 from cascade.verifiers.config import Toolbox
+from cascade.verifiers.parts import Part
 from clustering.embed import embed_texts
 from flows.config import RunConfig
 
@@ -48,10 +49,12 @@ def answer_bank(queries: Sequence[Query], answers: Mapping[str, Answer], embed: 
 
 def keep(verifier: Verifier, tools: Toolbox) -> dict[str, Any]:
     """The verifier's JSON record, its learned parts stored first: a record never names what is not there."""
-    parts = [link.scorer for link in verifier.links] + ([verifier.router.model] if verifier.router else [])
+    scorers = [link.scorer for link in verifier.links] + ([verifier.router.model] if verifier.router else [])
+    parts: list[Part] = [scorer for scorer in scorers if isinstance(scorer, LearnedScorer)]
+    if verifier.groups is not None:
+        parts.append(verifier.groups)
     for part in parts:
-        if isinstance(part, LearnedScorer):
-            store_learned(part, tools.learned_root)
+        store_part(part, tools.parts_root)
     return verifier.to_dict()
 
 
@@ -80,4 +83,5 @@ def describe(verifier: Verifier) -> dict[str, Any]:
         "left_out": dict(verifier.left_out),
         "verifier_auroc": verifier.calibration.auroc,
         "router": verifier.router.why if verifier.router else None,
+        "groups_shifted": len(verifier.calibration.groups.shifts) if verifier.groups else None,
     }

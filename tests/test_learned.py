@@ -20,7 +20,7 @@ from cascade.verifiers import (
     Verifier,
     fit_verifier,
     read_learned,
-    store_learned,
+    store_part,
 )
 from cascade.verifiers.bank import Neighbourhood, answer_fields, text_digest
 from cascade.verifiers.models import RECIPES, TREES, fit_model, model_from_arrays
@@ -130,30 +130,30 @@ def test_models_predict_as_scikit_learn_and_survive_as_arrays(recipe):
 
 def test_it_is_kept_by_its_digest_and_reads_back_to_the_same_scores(tmp_path):
     scorer, _, _ = fit()
-    path = store_learned(scorer, tmp_path)
+    path = store_part(scorer, tmp_path)
     assert path.parent.name == scorer.digest
     again = read_learned(tmp_path, scorer.digest, embed)
     queries, answers, _ = world(200, seed=2)
     before = [score.value for score in scorer.score(queries, answers)]
     assert [score.value for score in again.score(queries, answers)] == pytest.approx(before, abs=1e-9)
     assert again.digest == scorer.digest
-    assert store_learned(again, tmp_path) == path
+    assert store_part(again, tmp_path) == path
     assert fit.__wrapped__()[0].digest == scorer.digest
 
 
 def test_a_missing_or_altered_file_is_one_clear_sentence(tmp_path):
     scorer, _, _ = fit()
-    path = store_learned(scorer, tmp_path)
+    path = store_part(scorer, tmp_path)
     with pytest.raises(InputError, match="give it the run's embedder"):
         read_learned(tmp_path, scorer.digest, None)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match="is not what was stored"):
         read_learned(tmp_path, scorer.digest, embed)
-    store_learned(scorer, tmp_path)
+    store_part(scorer, tmp_path)
     assert read_learned(tmp_path, scorer.digest, embed).digest == scorer.digest
     path.unlink()
-    with pytest.raises(InputError, match="cannot read the learned verifier"):
+    with pytest.raises(InputError, match="cannot read the verifier's part"):
         read_learned(tmp_path, scorer.digest, embed)
 
 
@@ -164,7 +164,7 @@ def test_a_verifier_with_it_survives_json(tmp_path):
         queries, answers, references, RulesConfig(), CalibrationConfig(max_error_accepted=0.08), grade_kind="exact",
         scorers=[trainer],
     )  # fmt: skip
-    store_learned(fitted.links[0].scorer, tmp_path)
+    store_part(fitted.links[0].scorer, tmp_path)
     row = json.loads(json.dumps(fitted.to_dict()))
     again = Verifier.from_dict(row, lambda spec: read_learned(tmp_path, spec["digest"], embed))
     fresh, given, _ = world(100, seed=6)

@@ -24,7 +24,7 @@ from cascade.verifiers import (
     fit_verifier,
     read_learned,
     scorer_accounts,
-    store_learned,
+    store_part,
 )
 from cascade.verifiers.verifier import LEARNING_SHARE
 from evaluation.metrics import MetricsConfig, side_metrics
@@ -118,8 +118,8 @@ def test_the_bound_is_where_the_expected_cost_is_least():
 
 
 def test_it_survives_json(routing, tmp_path):
-    store_learned(routing.router.model, tmp_path)
-    store_learned(routing.links[0].scorer, tmp_path)
+    store_part(routing.router.model, tmp_path)
+    store_part(routing.links[0].scorer, tmp_path)
     row = json.loads(json.dumps(routing.to_dict()))
     again = Verifier.from_dict(row, lambda spec: read_learned(tmp_path, spec["digest"], embed))
     queries, answers, _ = world(200, seed=4)

@@ -9,7 +9,7 @@ from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.errors import InputError
 from cascade.router import RouterConfig
 from cascade.trace import Answer, Outcome, TokenConfidence, Verdict
-from cascade.verifiers import LearnedTrainer, RulesConfig, TokenConfidenceScorer, Verifier, fit_verifier
+from cascade.verifiers import LearnedTrainer, RulesConfig, TokenConfidenceScorer, fit_verifier
 from cascade.verifiers.config import Toolbox, VerifierConfig
 from flows.verifying import Recalled, account_rows, answer_bank, describe, keep
 
@@ -65,7 +65,7 @@ def test_what_is_kept_opens_again(tmp_path):
     )  # fmt: skip
     row = keep(fitted, toolbox)
     assert [path.name for path in (tmp_path / "verifiers").iterdir()] == [fitted.links[0].scorer.digest]
-    again = Verifier.from_dict(row, toolbox.load)
+    again = toolbox.open(row)
     fresh, given, _ = world(100, seed=6)
     verdicts = again.judge(fresh, given)
     assert [v.outcome for v in verdicts] == [v.outcome for v in fitted.judge(fresh, given)]
@@ -87,10 +87,10 @@ def test_records_of_every_kind_open_and_an_unknown_one_is_refused(tmp_path):
 
 
 def keep_one(folder):
-    from cascade.verifiers import store_learned
+    from cascade.verifiers import store_part
 
     scorer = fit()[0]
-    store_learned(scorer, folder)
+    store_part(scorer, folder)
     return scorer.digest
 
 

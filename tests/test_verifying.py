@@ -7,7 +7,6 @@ from labworld import small_config, small_world
 
 from cascade.errors import InputError
 from cascade.trace import Outcome
-from cascade.verifiers import Verifier
 from flows import stages
 from flows.context import start_run
 from flows.records import BASELINE, load_pool, load_traces, load_verdicts, read_answers
@@ -34,7 +33,7 @@ def test_a_run_refits_the_learned_verifier_keeps_it_and_opens_it_again(tmp_path)
     assert [account["name"] for account in counts["accounts"]] == ["rules", "learned"]
     # The bank has seen the pool's flagship answers, and no held-out query.
     tools = toolbox(config, lambda: None)
-    verifier = Verifier.from_dict(read_json(folder / "verifier.json"), tools.load)
+    verifier = tools.open(read_json(folder / "verifier.json"))
     known = set(verifier.links[0].scorer.features.bank.ids)
     pool = read_answers(folder / "pool_answers.jsonl")
     assert {i for i, answer in pool.items() if answer.finish_reason == "stop"} <= known
@@ -46,6 +45,6 @@ def test_a_run_refits_the_learned_verifier_keeps_it_and_opens_it_again(tmp_path)
     assert [verdict.outcome for verdict in again] == [verdicts[query.id].outcome for query in heldout]
     assert Outcome.ACCEPT in {verdict.outcome for verdict in again}
     assert [trace.query.id for trace in load_pool(ctx)] == [trace.query.id for trace in load_traces(ctx, "pool")]
-    shutil.rmtree(tools.learned_root)
-    with pytest.raises(InputError, match="cannot read the learned verifier"):
-        Verifier.from_dict(read_json(folder / "verifier.json"), tools.load)
+    shutil.rmtree(tools.parts_root)
+    with pytest.raises(InputError, match="cannot read the verifier's part"):
+        tools.open(read_json(folder / "verifier.json"))

@@ -3,8 +3,10 @@
 from cascade.verifiers.accounts import ScorerAccount, scorer_accounts
 from cascade.verifiers.bank import AnswerBank, Embed
 from cascade.verifiers.chain import ChainConfig, Link
+from cascade.verifiers.groups import QueryGroups, read_groups
 from cascade.verifiers.learned import LearnedConfig, LearnedScorer, LearnedTrainer
-from cascade.verifiers.learned_files import read_learned, store_learned
+from cascade.verifiers.learned_files import read_learned
+from cascade.verifiers.parts import store_part
 from cascade.verifiers.rules import RulesConfig, rule_reasons
 from cascade.verifiers.score import Score, Scorer, ScorerLoader, TooLittleData, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
@@ -18,6 +20,7 @@ __all__ = [
     "LearnedScorer",
     "LearnedTrainer",
     "Link",
+    "QueryGroups",
     "RulesConfig",
     "Score",
     "Scorer",
@@ -28,8 +31,9 @@ __all__ = [
     "Trainable",
     "Verifier",
     "fit_verifier",
+    "read_groups",
     "read_learned",
     "rule_reasons",
     "scorer_accounts",
-    "store_learned",
+    "store_part",
 ]

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.confidence import SIGNALS
 from cascade.cost import PriceTable
 from cascade.errors import InputError
 from cascade.router import RouterConfig, RouterTrainer
 from cascade.tiers import SamplingTier
-from cascade.trace import Answer
+from cascade.trace import Answer, Query
 from cascade.verifiers.accounts import add_known
 from cascade.verifiers.bank import AnswerBank, Embed
 from cascade.verifiers.chain import ChainConfig
 from cascade.verifiers.consistency import ConsistencyConfig, SelfConsistency
+from cascade.verifiers.groups import QueryGroups, read_groups
 from cascade.verifiers.judge import JudgeConfig, JudgeModel
 from cascade.verifiers.learned import LearnedConfig, LearnedTrainer
 from cascade.verifiers.learned_files import read_learned
-from cascade.verifiers.score import Scorer, Trainable
+from cascade.verifiers.score import Scorer, TooLittleData, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
+from cascade.verifiers.verifier import Verifier
 
 
 class VerifierConfig(BaseModel):
@@ -37,6 +39,8 @@ class VerifierConfig(BaseModel):
     consistency: ConsistencyConfig | None = None
     judge: JudgeConfig | None = None
     chain: ChainConfig = ChainConfig()
+    cells: int = Field(default=40, ge=2)
+    """With `calibration.by_group`: into how many parts at most the pool's queries are divided."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Toolbox:
 
     config: VerifierConfig
     embed: Embed
-    learned_root: Path
-    """Folder of learned verifiers by digest."""
+    parts_root: Path
+    """Folder of what is too large for a verifier's record, by digest."""
     prices: PriceTable
     sampler: Callable[[], SamplingTier]
     """The cheap tier, to draw samples from."""
@@ -88,13 +92,24 @@ class Toolbox:
         total = add_known(costs)
         return None if total is None or not costs else total / len(costs)
 
+    def groups(self, earlier: Sequence[Query]) -> QueryGroups | None:
+        """Parts of the traffic, made of queries outside the calibration split; None where there are too few."""
+        try:
+            return QueryGroups.fit(earlier, self.embed, self.config.cells)
+        except TooLittleData:
+            return None
+
+    def open(self, row: dict[str, Any]) -> Verifier:
+        """A stored verifier with its scorers and groups. Raises InputError where a part is missing or altered."""
+        return Verifier.from_dict(row, self.load, lambda digest: read_groups(self.parts_root, digest, self.embed))
+
     def load(self, row: dict[str, Any]) -> Scorer:
         """A fitted scorer from its `to_dict` form; a `ScorerLoader`. Raises InputError for an unknown kind."""
         kind = row.get("kind")
         if kind == "token_confidence":
             return TokenConfidenceScorer(str(row["signal"]))
         if kind == "learned":
-            return read_learned(self.learned_root, str(row["digest"]), self.embed)
+            return read_learned(self.parts_root, str(row["digest"]), self.embed)
         if kind == SelfConsistency.name:
             settings = ConsistencyConfig.model_validate(row["config"])
             return SelfConsistency(self.sampler(), settings, self.prices, progress=self.progress)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cascade.trace import Answer, Query
 from cascade.verifiers.bank import AnswerBank, AnswerForm, Embed, text_digest
 from cascade.verifiers.features import Block, Features, fit_features
-from cascade.verifiers.learned_files import scorer_content
+from cascade.verifiers.learned_files import FILE, scorer_content
 from cascade.verifiers.models import RECIPES, Model, Recipe, fit_model
 from cascade.verifiers.score import Score, Scorer, TooLittleData
 
@@ -103,6 +103,7 @@ class LearnedScorer:
     why: str
     """How the model was chosen, in one sentence."""
     embed: Embed | None
+    file: ClassVar[str] = FILE
 
     def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
         """Scores in order; free of charge, its time spread evenly over the batch."""

@@ -1,11 +1,8 @@
-"""Learned verifiers on disk: one safetensors file each, in a folder named by its digest, never changed."""
+"""A learned verifier as one safetensors file, and back."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from cascade.errors import InputError
 from cascade.verifiers.bank import AnswerBank, Embed, answer_fields
 from cascade.verifiers.features import Features
 from cascade.verifiers.models import model_from_arrays
+from cascade.verifiers.parts import read_part
 
 if TYPE_CHECKING:
     from cascade.verifiers.learned import LearnedScorer
@@ -48,33 +46,11 @@ def scorer_content(scorer: LearnedScorer) -> bytes:
     return save(contiguous, {"head": json.dumps(head, sort_keys=True)})
 
 
-def store_learned(scorer: LearnedScorer, root: Path) -> Path:
-    """Keep a scorer as root/<digest>/learned.safetensors and return that path; an undamaged copy is left alone."""
-    path = root / scorer.digest / FILE
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == scorer.digest:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incoming = path.with_name(f".incoming-{uuid.uuid4().hex}")
-    with incoming.open("wb") as file:
-        file.write(scorer.content)
-        file.flush()
-        os.fsync(file.fileno())
-    incoming.replace(path)
-    return path
-
-
 def read_learned(root: Path, digest: str, embed: Embed | None) -> LearnedScorer:
     """The scorer kept under root/<digest>. Raises InputError where it is missing or altered."""
     from safetensors.numpy import load
 
-    path = root / digest / FILE
-    remedy = "restore the file, or fit the verifier again"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the learned verifier {path}: {error.strerror}; {remedy}") from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise InputError(f"the learned verifier {path} is not what was stored, its digest differs: {remedy}")
+    content = read_part(root, digest, FILE)
     length = int.from_bytes(content[:8], "little")
     head = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["head"])
     return _from_parts(head, load(content), embed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from cascade.grade import grade
 from cascade.trace import Answer, Outcome, Query, Verdict
 from cascade.verifiers.accounts import add_known
 from cascade.verifiers.chain import ChainConfig, ChainScore, FittedChain, Graded, Link, fit_chain, score_chain
+from cascade.verifiers.groups import QueryGroups
 from cascade.verifiers.rules import RulesConfig, rule_reasons
 from cascade.verifiers.score import Scorer, ScorerLoader, TooLittleData, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
@@ -50,6 +51,8 @@ class Verifier:
     """Scorers that could judge none of the answers it was fitted on, with the reason; a router that would not pay."""
     router: Router | None = None
     """Says which queries are not worth a cheap attempt; the calibration holds for what it leaves."""
+    groups: QueryGroups | None = None
+    """Which part of the traffic a query belongs to, where the calibration shifts scores by it."""
 
     @property
     def chain(self) -> tuple[Link, ...]:
@@ -69,14 +72,16 @@ class Verifier:
         """Verdicts in order: ACCEPT when the rules pass and the score reaches the threshold; without one UNPARSED."""
         reasons = [rule_reasons(q, a, self.rules) for q, a in zip(queries, answers, strict=True)]
         passing = [i for i, found in enumerate(reasons) if not found]
-        scores = score_chain(self.chain, [queries[i] for i in passing], [answers[i] for i in passing])
+        tried = [queries[i] for i in passing]
+        scores = score_chain(self.chain, tried, [answers[i] for i in passing])
+        groups = [None] * len(tried) if self.groups is None else self.groups.of(tried)
         verdicts = [Verdict(Outcome.REJECT, None, found) for found in reasons]
-        for i, score in zip(passing, scores, strict=True):
-            verdicts[i] = self._verdict(score)
+        for i, score, group in zip(passing, scores, groups, strict=True):
+            verdicts[i] = self._verdict(score, group)
         return verdicts
 
-    def _verdict(self, score: ChainScore) -> Verdict:
-        outcome, p_wrong, reasons = self._decide(score)
+    def _verdict(self, score: ChainScore, group: str | None) -> Verdict:
+        outcome, p_wrong, reasons = self._decide(score, group)
         return Verdict(
             outcome,
             p_wrong,
@@ -87,15 +92,15 @@ class Verifier:
             opinions=score.opinions,
         )
 
-    def _decide(self, score: ChainScore) -> tuple[Outcome, float | None, tuple[str, ...]]:
+    def _decide(self, score: ChainScore, group: str | None) -> tuple[Outcome, float | None, tuple[str, ...]]:
         remarks = () if score.reason is None else (score.reason,)
         if score.value is None:
             early = score.opinions[-1].value is not None
             return (Outcome.REJECT if early else Outcome.UNPARSED), score.p_wrong, remarks
-        p_wrong = self.calibration.p_wrong_at(score.value)
+        p_wrong = self.calibration.p_wrong_at(score.value, group)
         if self.calibration.threshold is None:
             return Outcome.REJECT, p_wrong, ("no threshold meets the quality target",)
-        if score.value < self.calibration.threshold:
+        if not self.calibration.accepts(score.value, group):
             return Outcome.REJECT, p_wrong, (f"low confidence: {score.opinions[-1].scorer}", *remarks)
         return Outcome.ACCEPT, p_wrong, ()
 
@@ -107,16 +112,26 @@ class Verifier:
             "links": [link.to_dict() for link in self.links],
             "left_out": dict(self.left_out),
             "router": None if self.router is None else self.router.to_dict(),
+            "groups": None if self.groups is None else self.groups.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, row: dict[str, Any], load: ScorerLoader = load_free_scorer) -> Verifier:
-        """Inverse of `to_dict`; `load` builds its scorers. Raises InputError for a row that is not one."""
+    def from_dict(
+        cls,
+        row: dict[str, Any],
+        load: ScorerLoader = load_free_scorer,
+        load_groups: Callable[[str], QueryGroups] | None = None,
+    ) -> Verifier:
+        """Inverse of `to_dict`; `load` builds its scorers, `load_groups` its groups from their digest.
+
+        Raises InputError for a row that is not one.
+        """
         try:
             links = tuple(Link.from_dict(link, load) for link in row.get("links", ()))
             rules, calibration = RulesConfig.model_validate(row["rules"]), Calibration.from_dict(row["calibration"])
             router = _load_router(row["router"], load) if row.get("router") else None
-            return cls(rules, calibration, links, dict(row.get("left_out", {})), router)
+            groups = _load_groups(row["groups"], load_groups) if row.get("groups") else None
+            return cls(rules, calibration, links, dict(row.get("left_out", {})), router, groups)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a verifier record: {error}; fit the verifier again") from error
 
@@ -133,14 +148,17 @@ def fit_verifier(
     scorers: Sequence[Scorer | Trainable] = (),
     chain: ChainConfig | None = None,
     router: RouterTrainer | None = None,
+    groups: QueryGroups | None = None,
 ) -> Verifier:
     """Calibrate a verifier on cheap `answers` graded against `references` (flagship's or known right ones).
 
     The three sequences run in parallel. An answer is right when its grade reaches `correct_at`. Without `scorers`
     (cheapest first), or where none of them can judge, the calibration takes a token confidence. What a scorer has to
     learn, and the chain's early bounds, come from the calibration's learning part; its testing part is seen by
-    nothing but the threshold's test.
+    nothing but the threshold's test. `groups` must come from queries outside these; they count with `config.by_group`.
     """
+    if groups is None or not config.by_group:
+        groups, config = None, config.model_copy(update={"by_group": False})
     correct = np.array(
         [
             grade(answer.text, reference, grade_kind) >= correct_at
@@ -149,6 +167,7 @@ def fit_verifier(
         dtype=bool,
     )
     passes = np.array([not rule_reasons(q, a, rules) for q, a in zip(queries, answers, strict=True)], dtype=bool)
+    belongs = [None] * len(queries) if groups is None else groups.of(queries)
     graded = Graded(queries, answers, references, correct, passes)
     if router is not None and not scorers:
         scorers = [TokenConfidenceScorer("mean_logprob" if config.signal == "auto" else config.signal)]
@@ -160,15 +179,17 @@ def fit_verifier(
         fitted = fit_chain(scorers, graded, learn, config.max_error_accepted, chain or ChainConfig())
     if not fitted.links:
         features = [confidence_features(answer) for answer in answers]
-        return Verifier(rules, fit_calibration(_examples(features, passes, correct), config), left_out=fitted.left_out)
+        calibration = fit_calibration(_examples(features, passes, correct, belongs), config)
+        return Verifier(rules, calibration, left_out=fitted.left_out, groups=groups)
     fitted_router, left_out = _fit_router(router, graded, fitted, learn, config.max_error_accepted)
     if fitted_router is not None:
         # What is routed is never tried, so never accepted: the threshold is tested on what is left.
         passes &= np.array([chance is None for chance in fitted_router.routed(queries)])
     # The chain's parts are the calibration's: the split depends on number, share and config alone.
     features = [{} if np.isnan(value) else {CHAIN: value} for value in fitted.values.tolist()]
-    calibration = fit_calibration(_examples(features, passes, correct), config, signal=CHAIN, share=LEARNING_SHARE)
-    return Verifier(rules, calibration, fitted.links, left_out, fitted_router)
+    examples = _examples(features, passes, correct, belongs)
+    calibration = fit_calibration(examples, config, signal=CHAIN, share=LEARNING_SHARE)
+    return Verifier(rules, calibration, fitted.links, left_out, fitted_router, groups)
 
 
 def _fit_router(
@@ -197,8 +218,14 @@ def _load_router(row: dict[str, Any], load: ScorerLoader) -> Router:
     return Router.from_dict(row, load)
 
 
+def _load_groups(row: dict[str, Any], load: Callable[[str], QueryGroups] | None) -> QueryGroups:
+    if load is None:
+        raise InputError("the verifier groups queries, which needs its files: open it with the run's configuration")
+    return load(str(row["digest"]))
+
+
 def _examples(
-    features: Sequence[dict[str, float]], passes: np.ndarray, correct: np.ndarray
+    features: Sequence[dict[str, float]], passes: np.ndarray, correct: np.ndarray, groups: Sequence[str | None]
 ) -> list[CalibrationExample]:
-    rows = zip(features, passes.tolist(), correct.tolist(), strict=True)
-    return [CalibrationExample(f, passes_rules=p, correct=c) for f, p, c in rows]
+    rows = zip(features, passes.tolist(), correct.tolist(), groups, strict=True)
+    return [CalibrationExample(f, passes_rules=p, correct=c, group=g) for f, p, c, g in rows]
