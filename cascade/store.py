@@ -29,7 +29,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cascade.errors import ConfigError
-from cascade.trace import Outcome, Trace, Verdict, answer_from_dict, query_from_dict, query_to_dict
+from cascade.trace import Trace, answer_from_dict, query_from_dict, query_to_dict, verdict_from_dict
 
 _METADATA = MetaData()
 _TRACES = Table(
@@ -161,19 +161,19 @@ def _to_row(trace: Trace) -> dict[str, Any]:
         "cost_usd": trace.cost_usd,
         "audit_cost_usd": trace.audit_cost_usd,
         "query": query_to_dict(trace.query),
-        "cheap": asdict(trace.cheap),
+        # JSON null, not SQL NULL, where the router spared the cheap attempt: the column was never nullable.
+        "cheap": None if trace.cheap is None else asdict(trace.cheap),
         "verdict": asdict(trace.verdict),
         "flagship": None if trace.flagship is None else asdict(trace.flagship),
     }
 
 
 def _from_row(row: Row[Any]) -> Trace:
-    verdict = row.verdict
     return Trace(
         query=query_from_dict(row.query),
-        cheap=answer_from_dict(row.cheap),
+        cheap=None if row.cheap is None else answer_from_dict(row.cheap),
         cheap_version=row.version,
-        verdict=Verdict(Outcome(verdict["outcome"]), verdict["p_wrong"], tuple(verdict["reasons"])),
+        verdict=verdict_from_dict(row.verdict),
         escalated=row.escalated,
         audited=row.audited,
         audit_propensity=row.audit_propensity,
