@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -223,9 +223,7 @@ def _build(name: str, rows: Sequence[tuple[int, dict[str, Any]]], rejected: list
     return Recording(name, tuple(ordered), timed, answers, tuple(rejected))
 
 
-def _queries(
-    rows: Sequence[tuple[int, dict[str, Any]]], rejected: list[RejectedRow]
-) -> dict[str, tuple[Query, bool]]:
+def _queries(rows: Sequence[tuple[int, dict[str, Any]]], rejected: list[RejectedRow]) -> dict[str, tuple[Query, bool]]:
     """(query, carries a time) by id, from the first row of each id that holds the question."""
     found: dict[str, tuple[Query, bool]] = {}
     for _, row in rows:
@@ -245,7 +243,9 @@ def _queries(
             )
     for number, row in rows:
         if row["id"] not in found:
-            rejected.append(RejectedRow(number, f"no row of {row['id']!r} holds its query or messages", json.dumps(row)))
+            rejected.append(
+                RejectedRow(number, f"no row of {row['id']!r} holds its query or messages", json.dumps(row))
+            )
     return found
 
 
@@ -281,11 +281,3 @@ def _answer(row: Mapping[str, Any], query: Query) -> RecordedAnswer:
 def estimate_tokens(n_characters: int) -> int:
     """Tokens of a text of so many characters, at four characters a token; never 0, a request has some."""
     return max(1, math.ceil(n_characters / CHARACTERS_PER_TOKEN))
-
-
-def recorded_row(query: Query, row: RecordedAnswer) -> dict[str, Any]:
-    """An answer in the file's format."""
-    answer = asdict(row.answer)
-    known = {key: answer[key] for key in ("model", "tokens_in", "tokens_out", "latency_s", "finish_reason", "confidence")}
-    text = row.answer.text if row.has_text else None
-    return {"id": query.id, "query": query.text, **known, "text": text, "grade": row.grade, "usd": row.usd, "usage": row.usage}

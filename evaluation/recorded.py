@@ -1,0 +1,222 @@
+"""Policies for a pair of recorded models: each verifier and router ranks the queries, learned only where it may.
+
+A policy's scores for the rows that choose its threshold come from models that have not seen them, and the test rows
+are seen by nothing before they are served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade.cost import PriceTable
+from cascade.errors import InputError
+from cascade.final_answer import final_answer
+from cascade.recorded import Recording, Usage, price_usd
+from cascade.trace import Answer, Query
+from cascade.verifiers import RulesConfig, Scorer, TokenConfidenceScorer, rule_reasons
+from cascade.verifiers.answer_learner import AnswerLearner, Embed, crossfit_odds, fit_odds, query_matrix
+from cascade.verifiers.arithmetic import ArithmeticScorer, check_calculations
+from cascade.verifiers.peers import PeerScorer
+from cascade.verifiers.score import Score
+from evaluation.frontier import PairOutcomes, Scores
+
+Rows = NDArray[np.intp]
+RIGHT_AT = 0.999
+"""An answer counts as right, for what learns right from wrong, from this grade on."""
+_NO_OPINION = -1e6  # below every score: what could not be judged escalates first
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPair:
+    """Two models of a record on the queries that both answered."""
+
+    recording: Recording = field(repr=False)
+    cheap: str
+    flagship: str
+    queries: tuple[Query, ...] = field(repr=False)
+    answers: tuple[Answer, ...] = field(repr=False)
+    """The cheap model's, in the queries' order."""
+    outcomes: PairOutcomes = field(repr=False)
+    peers: tuple[str, ...] = ()
+    has_text: bool = True
+    """False where the record kept only labels of the cheap model: nothing can judge its answers."""
+
+    @property
+    def usage(self) -> tuple[Usage, ...]:
+        """Where the token counts come from."""
+        return self.recording.usage([self.cheap, self.flagship, *self.peers])
+
+
+def load_pair(
+    recording: Recording, cheap: str, flagship: str, prices: PriceTable, peers: Sequence[str] = ()
+) -> RecordedPair:
+    """A pair of models with the outcomes of both.
+
+    Raises InputError for a model that is not recorded, for a label or a cost that is not known, and where no query was
+    answered by all of them.
+    """
+    queries = recording.shared([cheap, flagship, *peers])
+    if not queries:
+        raise InputError(f"no query of {recording.name} was answered by all of {', '.join([cheap, flagship, *peers])}")
+    grades, costs = {}, {}
+    for model in (cheap, flagship):
+        rows = [recording.answers[model][query.id] for query in queries]
+        ungraded = [query.id for query, row in zip(queries, rows, strict=True) if row.grade is None]
+        if ungraded:
+            raise InputError(
+                f"{len(ungraded)} answers of {model} carry no grade (first: query {ungraded[0]!r}): "
+                'add "grade" (0..1) or "correct" to their rows'
+            )
+        usd = [price_usd(row, prices) for row in rows]
+        if any(cost is None for cost in usd):
+            raise InputError(f"the cost of some answers of {model} is unknown: record tokens_in and tokens_out, or usd")
+        grades[model], costs[model] = np.array([row.grade for row in rows], dtype=float), np.array(usd, dtype=float)
+    tried = [recording.answers[cheap][query.id] for query in queries]
+    return RecordedPair(
+        recording,
+        cheap,
+        flagship,
+        tuple(queries),
+        tuple(row.answer for row in tried),
+        PairOutcomes(grades[cheap], grades[flagship], costs[cheap], costs[flagship]),
+        tuple(peers),
+        any(row.has_text for row in tried),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One way to decide, with its scores of the rows that choose its threshold and of the rows that test it."""
+
+    name: str
+    family: str
+    """"rules", "single", "learned" or "router"."""
+    choose: Scores
+    test: Scores
+    scorer: Scorer | None = None
+    """The fitted scorer, where it is one and can serve."""
+
+
+def rank(
+    pair: RecordedPair,
+    prices: PriceTable,
+    fit: Rows,
+    test: Rows,
+    choose: Rows | None = None,
+    *,
+    embed: Embed | None = None,
+    seed: int = 0,
+) -> list[Policy]:
+    """All policies that the record can feed, in the order rules, single, learned, router.
+
+    Without `choose` the threshold is chosen on `fit` itself, by cross-fitted scores. The router learns where the
+    flagship does better than the cheap model (both were graded on `fit`), a verifier where the cheap answer is right.
+    """
+    router = _router(pair, fit, test, choose, embed, seed)
+    if not pair.has_text:
+        return [router]
+    others = fit if choose is None else choose
+    policies = [_rules(pair, others, test)]
+    policies += [_single(pair, scorer, others, test) for scorer in single_scorers(pair, prices)]
+    policies += [
+        _learned(pair, AnswerLearner(embed, peers, seed), fit, test, choose) for peers in _committees(pair, prices)
+    ]
+    return [*policies, router]
+
+
+def single_scorers(pair: RecordedPair, prices: PriceTable) -> list[Scorer]:
+    """The verifiers that need no training and that these answers give a score to."""
+    scorers: list[Scorer] = [ArithmeticScorer(), BrevityScorer()]
+    scorers += [TokenConfidenceScorer(signal) for signal in ("mean_logprob", "min_logprob", "margin")]
+    scorers += [peers for peers in _committees(pair, prices) if peers is not None]
+    sample = list(range(0, len(pair.queries), max(1, len(pair.queries) // 200)))
+    queries, answers = [pair.queries[i] for i in sample], [pair.answers[i] for i in sample]
+    return [s for s in scorers if len({score.value for score in s.score(queries, answers)} - {None}) > 1]
+
+
+def _committees(pair: RecordedPair, prices: PriceTable) -> list[PeerScorer | None]:
+    """None (nobody asked), the first peer alone, all peers."""
+    sizes = sorted({1, len(pair.peers)}) if pair.peers else []
+    return [None, *(PeerScorer({m: pair.recording.tier(m) for m in pair.peers[:size]}, prices) for size in sizes)]
+
+
+@dataclass(frozen=True, slots=True)
+class BrevityScorer:
+    """Scores short answers higher: a long solution has more places to go wrong, or has lost its way."""
+
+    @property
+    def name(self) -> str:
+        return "brevity"
+
+    def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
+        """Minus the number of characters."""
+        return [Score(-float(len(answer.text))) for answer in answers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"kind": "brevity"}
+
+
+def passes_all_rules(query: Query, answer: Answer, rules: RulesConfig) -> bool:
+    """The product's rules, a final answer, and no wrong calculation."""
+    if rule_reasons(query, answer, rules) or final_answer(answer.text) is None:
+        return False
+    return check_calculations(answer.text).n_wrong == 0
+
+
+def _rules(pair: RecordedPair, others: Rows, test: Rows) -> Policy:
+    """Rules say yes or no; between equals a fixed coin decides, which makes other qualities reachable."""
+    rules = RulesConfig()
+
+    def scores(rows: Rows) -> Scores:
+        passed = [passes_all_rules(pair.queries[i], pair.answers[i], rules) for i in rows]
+        return Scores(np.array(passed, dtype=float) + _coins(pair, rows))
+
+    return Policy("rules", "rules", scores(others), scores(test))
+
+
+def _single(pair: RecordedPair, scorer: Scorer, others: Rows, test: Rows) -> Policy:
+    def scores(rows: Rows) -> Scores:
+        return _as_scores(pair, rows, scorer.score([pair.queries[i] for i in rows], [pair.answers[i] for i in rows]))
+
+    return Policy(scorer.name, "single", scores(others), scores(test), scorer)
+
+
+def _learned(pair: RecordedPair, learner: AnswerLearner, fit: Rows, test: Rows, choose: Rows | None) -> Policy:
+    right = pair.outcomes.cheap_grade >= RIGHT_AT
+    scorer, crossfitted = learner.fit([pair.queries[i] for i in fit], [pair.answers[i] for i in fit], right[fit])
+
+    def scores(rows: Rows) -> Scores:
+        return _as_scores(pair, rows, scorer.score([pair.queries[i] for i in rows], [pair.answers[i] for i in rows]))
+
+    chosen = _as_scores(pair, fit, crossfitted) if choose is None else scores(choose)
+    return Policy(scorer.name, "learned", chosen, scores(test), scorer)
+
+
+def _router(pair: RecordedPair, fit: Rows, test: Rows, choose: Rows | None, embed: Embed | None, seed: int) -> Policy:
+    features = query_matrix(pair.queries, embed)
+    worth = pair.outcomes.flagship_grade > pair.outcomes.cheap_grade
+    model = fit_odds(features[fit], worth[fit], seed=seed)
+    chosen = crossfit_odds(features[fit], worth[fit], seed=seed) if choose is None else model(features[choose])
+    return Policy("router", "router", Scores(-chosen, before=True), Scores(-model(features[test]), before=True))
+
+
+def _as_scores(pair: RecordedPair, rows: Rows, scored: Sequence[Score]) -> Scores:
+    """Raises InputError where an opinion has an unknown price."""
+    usd = np.array([np.nan if score.cost_usd is None else score.cost_usd for score in scored])
+    if np.isnan(usd).any():
+        raise InputError("the cost of a verifier's opinion is unknown: record tokens_in and tokens_out of its models")
+    values = np.array([_NO_OPINION if score.value is None else score.value for score in scored])
+    return Scores(values + _coins(pair, rows), usd)
+
+
+def _coins(pair: RecordedPair, rows: Rows) -> NDArray[np.float64]:
+    """A fixed number of 0..1e-6 per query, by its id alone: it decides between equal scores."""
+    digests = [hashlib.sha256(pair.queries[i].id.encode()).digest() for i in rows]
+    return np.array([int.from_bytes(digest[:6], "big") for digest in digests]) / 2**48 * 1e-6
