@@ -14,6 +14,7 @@ from typing import Any
 
 from cascade.errors import InputError
 from cascade.trace import Query, query_from_dict, query_to_dict
+from cascade.verifiers.rules import schema_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ def parse_query(raw: bytes, first_seen: Mapping[str, int] | None = None) -> Quer
         raise ValueError("not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")  # noqa: TRY004 - one error kind per row
     missing = [key for key in ("id", "time", "messages") if row.get(key) in (None, "", [])]
@@ -126,3 +129,6 @@ def _check_optional(row: dict[str, Any]) -> None:
             raise ValueError("route is null; leave it out or name one")
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{key} is {type(value).__name__}, not {kind.__name__}")
+    problem = schema_problem(row["schema"]) if row.get("schema") is not None else None
+    if problem is not None:
+        raise ValueError(f"schema is not a JSON Schema: {problem}")

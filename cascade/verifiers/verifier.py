@@ -14,7 +14,7 @@ from cascade.errors import InputError
 from cascade.grade import grade
 from cascade.trace import Answer, Outcome, Query, Verdict
 from cascade.verifiers.accounts import add_known
-from cascade.verifiers.chain import ChainConfig, ChainScore, Link, fit_chain, score_chain
+from cascade.verifiers.chain import ChainConfig, ChainScore, FittedChain, Graded, Link, fit_chain, score_chain
 from cascade.verifiers.rules import RulesConfig, rule_reasons
 from cascade.verifiers.score import Scorer, ScorerLoader, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
@@ -118,8 +118,9 @@ def fit_verifier(
     """Calibrate a verifier on cheap `answers` graded against `references` (flagship's or known right ones).
 
     The three sequences run in parallel. An answer is right when its grade reaches `correct_at`. Without `scorers`
-    (cheapest first) the calibration takes a token confidence. What a scorer has to learn, and the chain's early
-    bounds, come from the calibration's learning part; its testing part is seen by nothing but the threshold's test.
+    (cheapest first), or where none of them can judge, the calibration takes a token confidence. What a scorer has to
+    learn, and the chain's early bounds, come from the calibration's learning part; its testing part is seen by
+    nothing but the threshold's test.
     """
     correct = np.array(
         [
@@ -129,18 +130,18 @@ def fit_verifier(
         dtype=bool,
     )
     passes = np.array([not rule_reasons(q, a, rules) for q, a in zip(queries, answers, strict=True)], dtype=bool)
-    if not scorers:
+    graded = Graded(queries, answers, references, correct, passes)
+    fitted = FittedChain((), np.array([]), {})
+    if scorers and len(queries) >= 2:
+        learn, _ = split_parts(len(queries), config)
+        fitted = fit_chain(scorers, graded, learn, config.max_error_accepted, chain or ChainConfig())
+    if fitted.links:
+        # Its parts are those that the chain was fitted on: the split depends on the number and the config alone.
+        features = [{} if np.isnan(value) else {CHAIN: value} for value in fitted.values.tolist()]
+        calibration = fit_calibration(_examples(features, passes, correct), config, signal=CHAIN)
+    else:
         features = [confidence_features(answer) for answer in answers]
-        return Verifier(rules, fit_calibration(_examples(features, passes, correct), config))
-    if len(queries) < 2:
-        raise InputError(f"{len(queries)} graded answers cannot calibrate a verifier; give some hundreds")
-    learn, _ = split_parts(len(queries), config)
-    fitted = fit_chain(
-        scorers, queries, answers, correct, passes, learn, config.max_error_accepted, chain or ChainConfig()
-    )
-    features = [{} if np.isnan(value) else {CHAIN: float(value)} for value in fitted.values]
-    # The signal is given; the parts must be those that the chain was fitted on.
-    calibration = fit_calibration(_examples(features, passes, correct), config, signal=CHAIN)
+        calibration = fit_calibration(_examples(features, passes, correct), config)
     return Verifier(rules, calibration, fitted.links, fitted.left_out)
 
 
