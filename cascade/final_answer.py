@@ -8,6 +8,7 @@ with these; here they say only whether two answers agree.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _MARKED = (
@@ -20,6 +21,7 @@ _MARKED = (
 )
 
 
+@lru_cache(maxsize=65536)
 def final_answer(text: str) -> str | None:
     """The answer in a form in which equal means the same; None where the text comes to none.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cascade.final_answer import final_answer
 from cascade.recorded import Recording, Usage, price_usd
 from cascade.trace import Answer, Query
 from cascade.verifiers import RulesConfig, Scorer, TokenConfidenceScorer, rule_reasons
-from cascade.verifiers.answer_learner import AnswerLearner, Embed, crossfit_odds, fit_odds, query_matrix
+from cascade.verifiers.answer_learner import AnswerLearner, Embed, crossfit, fit_query_model, query_matrix
 from cascade.verifiers.arithmetic import ArithmeticScorer, check_calculations
 from cascade.verifiers.peers import PeerScorer
 from cascade.verifiers.score import Score
@@ -183,17 +184,17 @@ def _rules(pair: RecordedPair, others: Rows, test: Rows) -> Policy:
 
 def _single(pair: RecordedPair, scorer: Scorer, others: Rows, test: Rows) -> Policy:
     def scores(rows: Rows) -> Scores:
-        return _as_scores(pair, rows, scorer.score([pair.queries[i] for i in rows], [pair.answers[i] for i in rows]))
+        return _as_scores(pair, rows, scorer.score(*_asked(pair, rows)))
 
     return Policy(scorer.name, "single", scores(others), scores(test), scorer)
 
 
 def _learned(pair: RecordedPair, learner: AnswerLearner, fit: Rows, test: Rows, choose: Rows | None) -> Policy:
     right = pair.outcomes.cheap_grade >= RIGHT_AT
-    scorer, crossfitted = learner.fit([pair.queries[i] for i in fit], [pair.answers[i] for i in fit], right[fit])
+    scorer, crossfitted = learner.fit(*_asked(pair, fit), [""] * len(fit), right[fit])
 
     def scores(rows: Rows) -> Scores:
-        return _as_scores(pair, rows, scorer.score([pair.queries[i] for i in rows], [pair.answers[i] for i in rows]))
+        return _as_scores(pair, rows, scorer.score(*_asked(pair, rows)))
 
     chosen = _as_scores(pair, fit, crossfitted) if choose is None else scores(choose)
     return Policy(scorer.name, "learned", chosen, scores(test), scorer)
@@ -202,9 +203,14 @@ def _learned(pair: RecordedPair, learner: AnswerLearner, fit: Rows, test: Rows, 
 def _router(pair: RecordedPair, fit: Rows, test: Rows, choose: Rows | None, embed: Embed | None, seed: int) -> Policy:
     features = query_matrix(pair.queries, embed)
     worth = pair.outcomes.flagship_grade > pair.outcomes.cheap_grade
-    model = fit_odds(features[fit], worth[fit], seed=seed)
-    chosen = crossfit_odds(features[fit], worth[fit], seed=seed) if choose is None else model(features[choose])
+    model = fit_query_model(features[fit], worth[fit], seed)
+    fitter = partial(fit_query_model, seed=seed)
+    chosen = crossfit(fitter, features[fit], worth[fit], seed) if choose is None else model(features[choose])
     return Policy("router", "router", Scores(-chosen, before=True), Scores(-model(features[test]), before=True))
+
+
+def _asked(pair: RecordedPair, rows: Rows) -> tuple[list[Query], list[Answer]]:
+    return [pair.queries[i] for i in rows], [pair.answers[i] for i in rows]
 
 
 def _as_scores(pair: RecordedPair, rows: Rows, scored: Sequence[Score]) -> Scores:

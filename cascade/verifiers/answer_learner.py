@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.errors import InputError
 from cascade.trace import Answer, Query
-from cascade.verifiers.answer_text import query_features, text_features
+from cascade.verifiers.answer_text import N_FORM, query_features, text_features
 from cascade.verifiers.peers import PeerScorer
-from cascade.verifiers.score import Score, Scorer
+from cascade.verifiers.score import Score, Scorer, TooLittleData
 
 Matrix = NDArray[np.float64]
 Embed = Callable[[Sequence[str]], NDArray[Any]]
 """Texts to (n, d) vectors."""
 FOLDS = 5
+KINDS = ("logistic", "trees")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Odds:
         return odds
 
 
-def fit_odds(features: Matrix, target: NDArray[np.bool_], *, trees: bool = True, seed: int = 0) -> Odds:
+def fit_odds(features: Matrix, target: NDArray[np.bool_], kinds: Sequence[str] = KINDS, seed: int = 0) -> Odds:
     """Fit to `features` (n, d), `target` (n,). Deterministic for a seed."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
@@ -51,44 +52,51 @@ def fit_odds(features: Matrix, target: NDArray[np.bool_], *, trees: bool = True,
     share = (float(target.sum()) + 1) / (len(target) + 2)
     if min(int(target.sum()), int((~target).sum())) < FOLDS:
         return Odds((), float(np.log(share / (1 - share))))
-    models = [make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000))]
-    if trees:
-        shape = {
-            "max_depth": 3,
-            "max_iter": 80,
-            "learning_rate": 0.06,
-            "min_samples_leaf": 20,
-            "l2_regularization": 1.0,
-        }
-        models.append(HistGradientBoostingClassifier(**shape, random_state=seed))
-    return Odds(tuple(model.fit(features, target) for model in models), 0.0)
+    shape = {"max_depth": 3, "max_iter": 80, "learning_rate": 0.06, "l2_regularization": 1.0}
+    made = {
+        "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000)),
+        "trees": lambda: HistGradientBoostingClassifier(**shape, random_state=seed),
+    }
+    return Odds(tuple(made[kind]().fit(features, target) for kind in kinds), 0.0)
 
 
-def crossfit_odds(features: Matrix, target: NDArray[np.bool_], *, trees: bool = True, seed: int = 0) -> Matrix:
+@dataclass(frozen=True, slots=True)
+class QueryModel:
+    """Log-odds of something from the query alone: trees over its form, a linear model over form and embedding."""
+
+    linear: Odds
+    trees: Odds
+
+    def __call__(self, known: Matrix) -> Matrix:
+        """(n, d) of `query_matrix` to (n,)."""
+        odds: Matrix = (self.linear(known) + self.trees(known[:, :N_FORM])) / 2
+        return odds
+
+
+def fit_query_model(known: Matrix, target: NDArray[np.bool_], seed: int = 0) -> QueryModel:
+    """`known`: (n, d) of `query_matrix`."""
+    trees = fit_odds(known[:, :N_FORM], target, ("trees",), seed)
+    return QueryModel(fit_odds(known, target, ("logistic",), seed), trees)
+
+
+def crossfit(
+    fit: Callable[[Matrix, NDArray[np.bool_]], Callable[[Matrix], Matrix]],
+    features: Matrix,
+    target: NDArray[np.bool_],
+    seed: int = 0,
+) -> Matrix:
     """(n,) log-odds of each row by models that have not seen it."""
     fold = np.random.default_rng(seed).permutation(len(target)) % FOLDS
     odds = np.zeros(len(target))
     for k in range(FOLDS):
         if (fold == k).any() and (fold != k).any():
-            fitted = fit_odds(features[fold != k], target[fold != k], trees=trees, seed=seed)
-            odds[fold == k] = fitted(features[fold == k])
+            odds[fold == k] = fit(features[fold != k], target[fold != k])(features[fold == k])
     return odds
 
 
-@dataclass(frozen=True, slots=True)
-class QueryModel:
-    """Log-odds of something from the query alone: its embedding, where there is an embedder, and its form."""
-
-    odds: Odds
-    embed: Embed | None
-
-    def __call__(self, queries: Sequence[Query]) -> Matrix:
-        return self.odds(query_matrix(queries, self.embed))
-
-
 def query_matrix(queries: Sequence[Query], embed: Embed | None) -> Matrix:
-    """(n, d) features known before anybody answers."""
-    form = np.array([list(query_features(query).values()) for query in queries], dtype=np.float64)
+    """(n, d) features known before anybody answers: first the form (N_FORM columns), then the embedding."""
+    form = np.array([list(query_features(query).values()) for query in queries], dtype=np.float64).reshape(-1, N_FORM)
     if embed is None or not queries:
         return form
     return np.hstack([form, np.asarray(embed([query.text for query in queries]), dtype=np.float64)])
@@ -99,7 +107,8 @@ class AnswerScorer:
     """The fitted verifier: log-odds that the answer is right."""
 
     odds: Odds
-    query_odds: QueryModel
+    query_model: QueryModel
+    embed: Embed | None
     peers: PeerScorer | None
 
     @property
@@ -111,7 +120,7 @@ class AnswerScorer:
         if not queries:
             return []
         features, peers = _features(queries, answers, self.peers)
-        values = self.odds(np.column_stack([features, self.query_odds(queries)]))
+        values = self.odds(np.column_stack([features, self.query_model(query_matrix(queries, self.embed))]))
         return _scores(values, peers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,18 +141,23 @@ class AnswerLearner:
         return "learned" if self.peers is None else f"learned with {self.peers.name}"
 
     def fit(
-        self, queries: Sequence[Query], answers: Sequence[Answer], correct: NDArray[np.bool_]
+        self,
+        queries: Sequence[Query],
+        answers: Sequence[Answer],
+        references: Sequence[str],
+        correct: NDArray[np.bool_],
     ) -> tuple[Scorer, list[Score]]:
-        """The fitted scorer, and cross-fitted scores of its own training answers. `correct`: (n,) bool."""
+        """The fitted scorer, and cross-fitted scores of its own training answers (see `Trainable.fit`)."""
         if not queries:
-            raise InputError("a learned verifier has no graded answers to learn from; give some hundreds")
+            raise TooLittleData("a learned verifier has no graded answers to learn from; give some hundreds")
         known = query_matrix(queries, self.embed)
-        query_odds = QueryModel(fit_odds(known, correct, trees=False, seed=self.seed), self.embed)
         features, peers = _features(queries, answers, self.peers)
         # What the query alone says goes in as one feature, from models that have not seen the row.
-        stacked = np.column_stack([features, crossfit_odds(known, correct, trees=False, seed=self.seed)])
-        scorer = AnswerScorer(fit_odds(stacked, correct, seed=self.seed), query_odds, self.peers)
-        return scorer, _scores(crossfit_odds(stacked, correct, seed=self.seed), peers)
+        by_query = crossfit(partial(fit_query_model, seed=self.seed), known, correct, self.seed)
+        stacked = np.column_stack([features, by_query])
+        odds = fit_odds(stacked, correct, seed=self.seed)
+        scorer = AnswerScorer(odds, fit_query_model(known, correct, self.seed), self.embed, self.peers)
+        return scorer, _scores(crossfit(partial(fit_odds, seed=self.seed), stacked, correct, self.seed), peers)
 
 
 def _features(

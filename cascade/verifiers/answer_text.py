@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 from cascade.final_answer import final_answer
 from cascade.trace import Answer, Query
@@ -14,13 +15,20 @@ _SENTENCE = re.compile(r"[.!?](?:\s|$)|\\n|\n")
 _HEDGES = ("however", "wait", "mistake", "assum", "not possible", "cannot", "not enough", "approximately", "error")
 _MULTIPLES = ("half", "twice", "percent", "%", "each", "times", "per ")
 
+N_FORM = 7
+"""Numbers that `query_features` gives."""
+
 
 def text_features(query: Query, answer: Answer) -> dict[str, float]:
     """Numbers by name: length and steps, stated calculations, use of the question's numbers, form of the final answer.
 
     All come from the two texts alone.
     """
-    text, question = answer.text, query.text
+    return _text_features(query.text, answer.text)
+
+
+@lru_cache(maxsize=65536)
+def _text_features(question: str, text: str) -> dict[str, float]:
     words = text.split()
     stated = check_calculations(text)
     numbers = _NUMBER.findall(text.replace(",", ""))
@@ -47,13 +55,17 @@ def text_features(query: Query, answer: Answer) -> dict[str, float]:
         "final_is_stated_before": float(numbers.count(final) if final else 0),
         "ends_openly": float(not text.rstrip().endswith((".", "}", "```", "]")) and numbers[-1:] != [final]),
         "hedges": float(sum(hedge in lower for hedge in _HEDGES)),
-        **query_features(query),
+        **_query_features(question),
     }
 
 
 def query_features(query: Query) -> dict[str, float]:
     """The part that is known before anybody has answered."""
-    text = query.text
+    return _query_features(query.text)
+
+
+@lru_cache(maxsize=65536)
+def _query_features(text: str) -> dict[str, float]:
     numbers = _NUMBER.findall(text.replace(",", ""))
     lower = text.lower()
     return {

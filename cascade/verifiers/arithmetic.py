@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cascade.trace import Answer, Query
@@ -63,6 +64,7 @@ def _score(found: Calculations) -> Score:
     return Score(1 - found.n_wrong / found.n, reason)
 
 
+@lru_cache(maxsize=65536)
 def check_calculations(text: str) -> Calculations:
     """Work out again every calculation with numbers on the left and one number on the right of "="."""
     n = n_wrong = 0
