@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,9 @@ from evaluation.frontier import PairOutcomes, Scores
 Rows = NDArray[np.intp]
 RIGHT_AT = 0.999
 """An answer counts as right, for what learns right from wrong, from this grade on."""
-_NO_OPINION = -1e6  # below every score: what could not be judged escalates first
+NO_OPINION = -1e6
+"""Below every score: what could not be judged, or fails the rules, escalates first."""
+RULES = RulesConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ def rank(
     if not pair.has_text:
         return [router]
     others = fit if choose is None else choose
-    policies = [_rules(pair, others, test)]
-    policies += [_single(pair, scorer, others, test) for scorer in single_scorers(pair, prices)]
+    policies = [_single(pair, AllRulesScorer(), "rules", others, test)]
+    policies += [_single(pair, scorer, "single", others, test) for scorer in single_scorers(pair, prices)]
     policies += [
         _learned(pair, AnswerLearner(embed, peers, seed), fit, test, choose) for peers in _committees(pair, prices)
     ]
@@ -164,40 +166,69 @@ class BrevityScorer:
         return {"kind": "brevity"}
 
 
-def passes_all_rules(query: Query, answer: Answer, rules: RulesConfig) -> bool:
-    """The product's rules, a final answer, and no wrong calculation."""
-    if rule_reasons(query, answer, rules) or final_answer(answer.text) is None:
-        return False
-    return check_calculations(answer.text).n_wrong == 0
+@dataclass(frozen=True, slots=True)
+class AllRulesScorer:
+    """Scores 1 where the answer comes to a final answer and states no wrong calculation, else 0."""
+
+    @property
+    def name(self) -> str:
+        return "rules"
+
+    def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
+        """1.0 or 0.0 per answer."""
+        return [Score(float(_is_sound(answer.text))) for answer in answers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"kind": "all_rules"}
 
 
-def _rules(pair: RecordedPair, others: Rows, test: Rows) -> Policy:
-    """Rules say yes or no; between equals a fixed coin decides, which makes other qualities reachable."""
-    rules = RulesConfig()
-
-    def scores(rows: Rows) -> Scores:
-        passed = [passes_all_rules(pair.queries[i], pair.answers[i], rules) for i in rows]
-        return Scores(np.array(passed, dtype=float) + _coins(pair, rows))
-
-    return Policy("rules", "rules", scores(others), scores(test))
+def _is_sound(text: str) -> bool:
+    return final_answer(text) is not None and check_calculations(text).n_wrong == 0
 
 
-def _single(pair: RecordedPair, scorer: Scorer, others: Rows, test: Rows) -> Policy:
-    def scores(rows: Rows) -> Scores:
-        return _as_scores(pair, rows, scorer.score(*_asked(pair, rows)))
+@dataclass(frozen=True, slots=True)
+class TieBreaking:
+    """A scorer whose equal scores are told apart by a fixed coin of 0..1e-6 per query.
 
-    return Policy(scorer.name, "single", scores(others), scores(test), scorer)
+    A score of few values (a rule, a small committee) allows few operating points; the coin makes the points between
+    reachable, as random mixing would.
+    """
+
+    scorer: Scorer
+
+    @property
+    def name(self) -> str:
+        return self.scorer.name
+
+    def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
+        """The scorer's own, with the coin added; no opinion stays none."""
+        scored = self.scorer.score(queries, answers)
+        return [
+            score if score.value is None else replace(score, value=score.value + coin(query.id))
+            for query, score in zip(queries, scored, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"kind": "tie_breaking", "scorer": self.scorer.to_dict()}
+
+
+def coin(query_id: str) -> float:
+    """A fixed number of 0..1e-6 per query, by its id alone."""
+    return int.from_bytes(hashlib.sha256(query_id.encode()).digest()[:6], "big") / 2**48 * 1e-6
+
+
+def _single(pair: RecordedPair, scorer: Scorer, family: str, others: Rows, test: Rows) -> Policy:
+    fair = TieBreaking(scorer)
+    return Policy(scorer.name, family, _scores(pair, fair, others), _scores(pair, fair, test), fair)
 
 
 def _learned(pair: RecordedPair, learner: AnswerLearner, fit: Rows, test: Rows, choose: Rows | None) -> Policy:
     right = pair.outcomes.cheap_grade >= RIGHT_AT
     scorer, crossfitted = learner.fit(*_asked(pair, fit), [""] * len(fit), right[fit])
-
-    def scores(rows: Rows) -> Scores:
-        return _as_scores(pair, rows, scorer.score(*_asked(pair, rows)))
-
-    chosen = _as_scores(pair, fit, crossfitted) if choose is None else scores(choose)
-    return Policy(scorer.name, "learned", chosen, scores(test), scorer)
+    chosen = _as_scores(pair, fit, crossfitted) if choose is None else _scores(pair, scorer, choose)
+    return Policy(scorer.name, "learned", chosen, _scores(pair, scorer, test), scorer)
 
 
 def _router(pair: RecordedPair, fit: Rows, test: Rows, choose: Rows | None, embed: Embed | None, seed: int) -> Policy:
@@ -213,16 +244,19 @@ def _asked(pair: RecordedPair, rows: Rows) -> tuple[list[Query], list[Answer]]:
     return [pair.queries[i] for i in rows], [pair.answers[i] for i in rows]
 
 
+def _scores(pair: RecordedPair, scorer: Scorer, rows: Rows) -> Scores:
+    return _as_scores(pair, rows, scorer.score(*_asked(pair, rows)))
+
+
 def _as_scores(pair: RecordedPair, rows: Rows, scored: Sequence[Score]) -> Scores:
-    """Raises InputError where an opinion has an unknown price."""
+    """As a Verifier uses them: what fails the rules is never kept, and no scorer is paid for it.
+
+    Raises InputError where an opinion has an unknown price.
+    """
     usd = np.array([np.nan if score.cost_usd is None else score.cost_usd for score in scored])
     if np.isnan(usd).any():
         raise InputError("the cost of a verifier's opinion is unknown: record tokens_in and tokens_out of its models")
-    values = np.array([_NO_OPINION if score.value is None else score.value for score in scored])
-    return Scores(values + _coins(pair, rows), usd)
-
-
-def _coins(pair: RecordedPair, rows: Rows) -> NDArray[np.float64]:
-    """A fixed number of 0..1e-6 per query, by its id alone: it decides between equal scores."""
-    digests = [hashlib.sha256(pair.queries[i].id.encode()).digest() for i in rows]
-    return np.array([int.from_bytes(digest[:6], "big") for digest in digests]) / 2**48 * 1e-6
+    values = np.array([NO_OPINION if score.value is None else score.value for score in scored])
+    passes = np.array([not rule_reasons(q, a, RULES) for q, a in zip(*_asked(pair, rows), strict=True)], dtype=bool)
+    coins = np.array([coin(pair.queries[i].id) for i in rows])
+    return Scores(np.where(passes & (values > NO_OPINION), values, NO_OPINION + coins), np.where(passes, usd, 0.0))
