@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import InputError
+from cascade.verifiers.accounts import add_known
 from evaluation.intervals import (
     Interval,
     bootstrap_mean,
@@ -56,6 +57,10 @@ class SideMetrics:
     ratio_to_flagship: Interval | None
     """Cost over that of sending everything to the flagship."""
     n_cost_unknown: int
+    n_routed: int = 0
+    """Escalated without a cheap attempt; they count in the escalation rate."""
+    verifier_usd_per_1000: float | None = 0.0
+    """What the verifier charged, part of the cost; None when any charge is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ def side_metrics(sides: Sequence[Side], flagship_costs: FloatArray, config: Metr
     accepted = [s for s in sides if s.accepted]
     wrong = sum(s.correct_cheap < 1.0 for s in accepted)
     costs = _costs(sides)
+    charged = add_known(s.verifier_cost_usd for s in sides)
     known = ~np.isnan(costs)
     both = known & ~np.isnan(flagship_costs)
     return SideMetrics(
@@ -140,6 +146,8 @@ def side_metrics(sides: Sequence[Side], flagship_costs: FloatArray, config: Metr
         cost_per_1000_usd=_mean_or_none(costs[known] * 1000, config),
         ratio_to_flagship=_ratio_or_none(costs[both], flagship_costs[both], config),
         n_cost_unknown=int(np.sum(~known)),
+        n_routed=sum(s.routed for s in sides),
+        verifier_usd_per_1000=None if charged is None else 1000 * charged / len(sides),
     )
 
 

@@ -49,6 +49,8 @@ class Side:
     """Cheap answer and verifier, plus the flagship's where it escalated; None when any of it is unknown."""
     verifier_cost_usd: float | None = 0.0
     """What the verifier charged for its verdict; part of `cost_usd`."""
+    routed: bool = False
+    """The router spared the cheap attempt: `answer` is what it would have been, and costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ def _judge(verifier: Judge | None, queries: Sequence[Query], answers: Sequence[A
 
 def _side(case: _Case, answer: Answer, verdict: Verdict, prices: Pricing) -> Side:
     correct = grade(answer.text, case.reference, case.grade_kind)
-    parts = [prices.cost_usd(answer), verdict.cost_usd]
+    routed = verdict.outcome is Outcome.ROUTED
+    parts = [] if routed else [prices.cost_usd(answer), verdict.cost_usd]
     if not verdict.accepted:
         parts.append(case.flagship_cost_usd)
     return Side(
@@ -164,6 +167,7 @@ def _side(case: _Case, answer: Answer, verdict: Verdict, prices: Pricing) -> Sid
         served_correct=correct if verdict.accepted else case.flagship_grade,
         cost_usd=add_known(parts),
         verifier_cost_usd=verdict.cost_usd,
+        routed=routed,
     )
 
 

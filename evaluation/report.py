@@ -135,8 +135,9 @@ def report_markdown(report: EvaluationReport) -> str:
 
 
 def _side_lines(report: EvaluationReport) -> list[str]:
+    both = report.overall.champion, report.overall.candidate
+
     def line(label: str, show: Any, pick: Any) -> str:
-        both = report.overall.champion, report.overall.candidate
         return f"| {label} | {show(pick(both[0]))} | {show(pick(both[1]))} |"
 
     def errors(side: SideMetrics) -> str:
@@ -150,8 +151,14 @@ def _side_lines(report: EvaluationReport) -> list[str]:
         line("wrong among accepted", errors, lambda s: s),
         line("cost per 1,000 queries", _usd, lambda s: s.cost_per_1000_usd),
         line("cost / always flagship", _percent, lambda s: s.ratio_to_flagship),
+        line("verifier, per 1,000 queries", _plain_usd, lambda s: s.verifier_usd_per_1000),
+        *([line("routed past the cheap tier", str, lambda s: s.n_routed)] if any(s.n_routed for s in both) else []),
         f"| verifier AUROC | {_number(report.champion_auroc)} | {_number(report.candidate_auroc)} |",
     ]
+
+
+def _plain_usd(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f} USD"
 
 
 def _cluster_lines(report: EvaluationReport) -> list[str]:

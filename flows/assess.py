@@ -8,8 +8,7 @@ from typing import Any
 
 from cascade.grade import grade, reference_text
 from cascade.local import LocalTier
-from cascade.trace import Answer, Query
-from cascade.verifiers import Verifier
+from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
 from evaluation.metrics import MetricsConfig
 from evaluation.replay import pair_sides
@@ -30,12 +29,13 @@ from flows.records import (
     load_decision,
     load_report,
     load_traces,
-    load_verifier,
+    load_verdicts,
     read_answers,
     write_answers,
 )
 from flows.rundir import Manifest, RunDir, read_json, write_json, write_jsonl, write_text
-from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
+from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
+from flows.verifying import Recalled, account_rows, describe, keep
 from promotion.gate import GateOutcome, decide
 
 
@@ -49,13 +49,23 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
         asked = [query for i, query in queries.items() if i in champion]
         candidate = dict(zip((q.id for q in asked), _candidate_answers(ctx, arm, asked), strict=True))
         write_answers(folder / "candidate.jsonl", candidate)
-        verifier = refit_verifier(ctx, candidate, flagship)
-        write_json(folder / "verifier.json", verifier.to_dict())
-        report, rows = _report(ctx, arm, champion, candidate, flagship, verifier)
+        tools = cheap_toolbox(ctx, ctx.run.stage(ctx.arm_stage(arm, TRAIN)) / "adapter")
+        pool = read_answers(ctx.run.stage(BASELINE) / "pool_answers.jsonl")
+        verifier = refit_verifier(ctx, candidate, flagship, pool, tools)
+        write_json(folder / "verifier.json", keep(verifier, tools))
+        heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
+        verdicts = judge_all(verifier, heldout, candidate)
+        write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
+        report, rows = _report(ctx, arm, heldout, champion, candidate, flagship, verdicts)
         write_jsonl(folder / "pairs.jsonl", rows)
         write_json(folder / "report.json", report.to_dict())
         write_text(folder / "report.md", report_markdown(report))
-        return {"heldout": report.n, "threshold": verifier.calibration.why, "as_served": _as_served(ctx, flagship)}
+        return {
+            "heldout": report.n,
+            **describe(verifier),
+            "accounts": account_rows(verdicts.values()),
+            "as_served": _as_served(ctx, flagship),
+        }
 
     config = {"arm": arm, "gate_alpha": ctx.config.gate.spent_alpha, "seed": ctx.seed, **judging_settings(ctx)}
     inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(arm, TRAIN))
@@ -65,20 +75,20 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
 def _report(
     ctx: RunContext,
     arm: Arm,
+    heldout: list[Query],
     champion: dict[str, Answer],
     candidate: dict[str, Answer],
     flagship: dict[str, Answer],
-    verifier: Verifier,
+    verdicts: dict[str, Verdict],
 ) -> tuple[EvaluationReport, list[dict[str, Any]]]:
-    heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
     clusters = _heldout_clusters(ctx, heldout)
     rows = pair_sides(
         heldout,
         champion,
         candidate,
         flagship,
-        champion_verifier=load_verifier(ctx.run.stage(BASELINE)),
-        candidate_verifier=verifier,
+        champion_verifier=Recalled(load_verdicts(ctx.run.stage(BASELINE))),
+        candidate_verifier=Recalled(verdicts),
         prices=ctx.prices,
         reference_kind=ctx.config.reference,
         grade_kind=ctx.config.grade,
@@ -172,7 +182,7 @@ def register_candidate(ctx: RunContext) -> str:
         name=ctx.config.student.name,
         base_model=ctx.config.student.base_model,
         adapter=ctx.run.stage(TRAIN) / "adapter",
-        verifier=load_verifier(evaluated).to_dict(),
+        verifier=read_json(evaluated / "verifier.json"),
         report=evaluated / "report.json",
         run_id=ctx.run.run_id,
         why=f"trained by run {ctx.run.run_id}",

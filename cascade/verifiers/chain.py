@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.trace import Answer, Opinion, Query
+from cascade.verifiers.accounts import add_known
 from cascade.verifiers.score import Score, Scorer, ScorerLoader, TooLittleData, Trainable
 
 PSEUDO_COUNT = 2.0
@@ -131,6 +132,8 @@ class FittedChain:
     """(n,) chain scores, NaN where the answer can never be accepted; cross-fitted on the learning part."""
     left_out: dict[str, str]
     """Scorers that could judge none of the answers, with the reason."""
+    cost_usd: float | None
+    """Mean charge per answer, those that broke a rule included; None when any is unknown."""
 
 
 def fit_chain(
@@ -150,12 +153,14 @@ def fit_chain(
     is_learn = np.zeros(len(graded), dtype=bool)
     is_learn[learn] = True
     reached = np.flatnonzero(graded.passes_rules)
+    spent_usd: list[float | None] = []
     for number, part in enumerate(scorers):
         try:
             scorer, scores = _fitted_scores(part, graded, reached, is_learn)
         except TooLittleData as error:
             left_out[part.name] = str(error)
             continue
+        spent_usd += [score.cost_usd for score in scores]
         values = np.array([np.nan if score.value is None else score.value for score in scores], dtype=np.float64)
         if not np.isfinite(values).any():
             left_out[scorer.name] = next((score.reason for score in scores if score.reason), "no answer reached it")
@@ -169,7 +174,9 @@ def fit_chain(
     if asked:
         # The last one that can judge ends the matter, whatever was to come after it.
         asked[-1] = (Link(asked[-1][0].scorer), *asked[-1][1:])
-    return FittedChain(tuple(link for link, _, _ in asked), _chain_values(asked, len(graded)), left_out)
+    total = add_known(spent_usd)
+    cost_usd = None if total is None else total / max(1, len(graded))
+    return FittedChain(tuple(link for link, _, _ in asked), _chain_values(asked, len(graded)), left_out, cost_usd)
 
 
 def _fitted_scores(

@@ -22,7 +22,7 @@ from cascade.verifiers.bank import (
     answer_fields,
 )
 
-Block = Literal["confidence", "query", "answer", "neighbours"]
+Block = Literal["confidence", "query", "answer", "neighbours", "neighbourhood"]
 Matrix = NDArray[np.float64]
 _FIELD_NAMES = ("characters", "query_characters", "n_fields", "grounded", "least_grounded")
 
@@ -33,7 +33,8 @@ class Features:
 
     The blocks: "confidence" (`cascade.confidence` signals), "query" (the query's embedding, by its main components),
     "answer" (lengths, number of fields, how much of the answer's values stands in the query), and "neighbours"
-    (agreement with the nearest flagship-answered queries).
+    (agreement with the nearest flagship-answered queries). "neighbourhood" is the part of the latter that can be told
+    before there is an answer.
     """
 
     signals: tuple[str, ...]
@@ -44,6 +45,8 @@ class Features:
     with_answer: bool
     bank: AnswerBank | None
     bank_fields: tuple[Fields, ...]
+    votes: bool
+    """Whether the answer is compared with the bank's."""
     neighbours: int
     form: AnswerForm
     left_out: dict[str, str]
@@ -57,32 +60,36 @@ class Features:
             *(f"confidence.{name}" for name in self.signals),
             *(f"query.{i}" for i in range(axes)),
             *(f"answer.{name}" for name in (_FIELD_NAMES if self.with_answer else ())),
-            *(f"neighbours.{name}" for name in ((*QUERY_NAMES, *ANSWER_NAMES) if self.bank is not None else ())),
+            *(f"neighbours.{name}" for name in (QUERY_NAMES if self.bank is not None else ())),
+            *(f"neighbours.{name}" for name in (ANSWER_NAMES if self.bank is not None and self.votes else ())),
         )
 
-    def rows(self, queries: Sequence[Query], answers: Sequence[Answer], embed: Embed | None) -> Matrix:
-        """(n, len(names)); NaN where an answer lacks a confidence signal."""
-        parts = [_confidence(answers, self.signals)]
+    def rows(self, queries: Sequence[Query], answers: Sequence[Answer] | None, embed: Embed | None) -> Matrix:
+        """(n, len(names)); NaN where an answer lacks a confidence signal. Without answers only where no block looks at
+        them."""
+        if not queries:
+            return np.zeros((0, len(self.names)))
+        parts = []
+        fields = [] if answers is None else [answer_fields(answer.text, self.form) for answer in answers]
         needs_embedding = self.axes is not None or self.bank is not None
-        vectors = (
-            embed([query.text for query in queries]) if needs_embedding and embed is not None and queries else None
-        )
+        vectors = embed([query.text for query in queries]) if needs_embedding and embed is not None else None
+        if self.signals and answers is not None:
+            parts.append(_confidence(answers, self.signals))
         if self.axes is not None and self.centre is not None and vectors is not None:
             parts.append((np.asarray(vectors, np.float64) - self.centre) @ self.axes)
-        fields = [answer_fields(answer.text, self.form) for answer in answers]
-        if self.with_answer:
+        if self.with_answer and answers is not None:
             parts.append(_answer_block(queries, answers, fields))
         if self.bank is not None and vectors is not None:
             around = Neighbourhood.around(self.bank, self.bank_fields, queries, vectors, self.neighbours)
-            parts += [around.query_features(), around.answer_features(fields)]
-        if not queries:
-            return np.zeros((0, len(self.names)))
+            parts += (
+                [around.query_features(), around.answer_features(fields)] if self.votes else [around.query_features()]
+            )
         return np.concatenate(parts, axis=1)
 
 
 def fit_features(
     queries: Sequence[Query],
-    answers: Sequence[Answer],
+    answers: Sequence[Answer] | None,
     blocks: Sequence[Block],
     *,
     embed: Embed | None,
@@ -94,7 +101,7 @@ def fit_features(
     """The feature space that these queries and answers can fill; a block without data is left out with its reason."""
     left_out: dict[str, str] = {}
     signals: tuple[str, ...] = ()
-    if "confidence" in blocks:
+    if "confidence" in blocks and answers is not None:
         signals = _carried_signals(answers, left_out)
     centre = axes = None
     if "query" in blocks:
@@ -104,12 +111,13 @@ def fit_features(
             centre, axes = _main_axes(np.asarray(embed([query.text for query in queries]), np.float64), dimensions)
             if axes is None:
                 left_out["query"] = f"{len(queries)} answers are too few for it"
-    if "neighbours" in blocks:
+    near = "neighbours" in blocks or "neighbourhood" in blocks
+    if near:
         if embed is None:
             left_out["neighbours"] = "no embedder"
         elif bank is None or len(bank) < 2:
             left_out["neighbours"] = "no flagship-answered queries to compare with"
-    use_bank = bank if "neighbours" in blocks and "neighbours" not in left_out else None
+    use_bank = bank if near and "neighbours" not in left_out else None
     return Features(
         signals=signals,
         axes=axes,
@@ -117,6 +125,7 @@ def fit_features(
         with_answer="answer" in blocks,
         bank=use_bank,
         bank_fields=() if use_bank is None else tuple(answer_fields(text, form) for text in use_bank.answers),
+        votes="neighbours" in blocks,
         neighbours=neighbours,
         form=form,
         left_out=left_out,

@@ -76,16 +76,9 @@ class LearnedTrainer:
             raise TooLittleData(f"nothing to learn from ({reasons})")
         rows = features.rows(queries, answers, self.embed)
         known = np.isfinite(rows).all(axis=1)
-        few = min(int(correct[known].sum()), int((~correct[known]).sum()))
-        if few < MIN_OF_A_KIND:
-            raise TooLittleData(
-                f"{int(known.sum())} graded answers with {few} of the rarer kind, right or wrong:"
-                f" at least {MIN_OF_A_KIND} of each are needed"
-            )
-        folds = _folds([queries[i] for i in np.flatnonzero(known).tolist()], config)
-        choice = _choose(rows[known], correct[known], folds, features.names, config.seed)
-        columns = np.flatnonzero(choice.columns)
-        model = fit_model(rows[known][:, columns], correct[known], choice.recipe, config.seed)
+        folds = text_folds([queries[i] for i in np.flatnonzero(known).tolist()], config.folds, config.seed)
+        choice = choose_model(rows[known], correct[known], folds, features.names, config.seed)
+        columns, model = fit_choice(choice, rows[known], correct[known], config.seed)
         scorer = LearnedScorer(self.name, features, columns, model, choice.why, self.embed)
         values = np.full(len(queries), np.nan)
         values[known] = choice.predicted
@@ -116,13 +109,18 @@ class LearnedScorer:
         if not queries:
             return []
         started = time.perf_counter()
+        values = self.predict(queries, answers)
+        latency_s = (time.perf_counter() - started) / len(queries)
+        return [_score(value, latency_s) for value in values.tolist()]
+
+    def predict(self, queries: Sequence[Query], answers: Sequence[Answer] | None) -> NDArray[np.float64]:
+        """(n,) probabilities, NaN where a feature is missing."""
         rows = self.features.rows(queries, answers, self.embed)[:, self.columns]
         known = np.isfinite(rows).all(axis=1)
         values = np.full(len(rows), np.nan)
         if known.any():
             values[known] = self.model.predict(rows[known])
-        latency_s = (time.perf_counter() - started) / len(queries)
-        return [_score(value, latency_s) for value in values.tolist()]
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "learned", "name": self.name, "digest": self.digest, "why": self.why}
@@ -145,7 +143,9 @@ def _score(value: float, latency_s: float) -> Score:
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Choice:
+    """A kind of classifier, chosen by cross-validation."""
+
     recipe: Recipe
     columns: NDArray[np.bool_]
     predicted: NDArray[np.float64]
@@ -157,18 +157,23 @@ _Trial = tuple[float, Recipe, NDArray[np.bool_], NDArray[np.float64]]
 """Log-loss, recipe, columns, cross-fitted predictions."""
 
 
-def _folds(queries: Sequence[Query], config: LearnedConfig) -> NDArray[np.int64]:
+def text_folds(queries: Sequence[Query], n_folds: int, seed: int) -> NDArray[np.int64]:
     """Fold of each query; equal texts share one, or a model would be tried on what it has seen."""
-    keys = [f"{config.seed}:{text_digest(query.text)}" for query in queries]
+    keys = [f"{seed}:{text_digest(query.text)}" for query in queries]
     order = {key: place for place, key in enumerate(sorted(set(keys), key=text_digest))}
-    return np.array([order[key] % config.folds for key in keys], dtype=np.int64)
+    return np.array([order[key] % n_folds for key in keys], dtype=np.int64)
 
 
-def _choose(
+def choose_model(
     rows: NDArray[np.float64], correct: np.ndarray, folds: NDArray[np.int64], names: Sequence[str], seed: int
-) -> _Choice:
+) -> Choice:
     """The recipe of least cross-validated log-loss. The linear ones, which take moments, say whether the query's
-    embedding helps; the trees are tried on what they found better."""
+    embedding helps; the trees are tried on what they found better. Raises TooLittleData with too few of either kind."""
+    few = min(int(correct.sum()), int((~correct).sum()))
+    if few < MIN_OF_A_KIND:
+        raise TooLittleData(
+            f"{len(correct)} graded answers with {few} of the rarer kind: at least {MIN_OF_A_KIND} of each are needed"
+        )
     plain = np.array([not name.startswith("query.") for name in names])
     column_sets = [np.ones(len(names), dtype=bool)]
     if plain.any() and not plain.all():
@@ -190,7 +195,15 @@ def _choose(
         f"{recipe.name} over {int((columns & plain).sum())} features{embedding}: cross-validated log-loss {loss:.3f}"
         f" on {len(correct)} answers (best of each kind: {others})"
     )
-    return _Choice(recipe, columns, predicted, why)
+    return Choice(recipe, columns, predicted, why)
+
+
+def fit_choice(
+    choice: Choice, rows: NDArray[np.float64], correct: np.ndarray, seed: int
+) -> tuple[NDArray[np.int64], Model]:
+    """(columns used, model) of the chosen kind, on all rows."""
+    columns = np.flatnonzero(choice.columns)
+    return columns, fit_model(rows[:, columns], correct, choice.recipe, seed)
 
 
 def _best_of_each(tried: Sequence[_Trial]) -> dict[Literal["logistic", "trees"], float]:
