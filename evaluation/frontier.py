@@ -139,10 +139,19 @@ def oracle(pair: PairOutcomes, target: float) -> float | None:
     return float(usd[reached[0]]) if len(reached) else None
 
 
-def floor_usd(pair: PairOutcomes, quality: float) -> float:
-    """Mean USD at the floor (cheap error - t) / (1 - t): a perfect verifier, and a flagship that is never wrong."""
-    share = 1 - pair.cheap_quality if quality >= 1 else escalation_floor(1 - pair.cheap_quality, 1 - quality)
-    return float(pair.cheap_usd.mean() + share * pair.flagship_usd.mean())
+def floor_points(pair: PairOutcomes, n: int = 25) -> list[tuple[float, float]]:
+    """(mean USD, quality) on the floor (cheap error - t) / (1 - t), t being the error among accepted answers.
+
+    A perfect verifier and a flagship that is never wrong: where the record's flagship is wrong at times, even the
+    oracle stays to the right of it.
+    """
+    error = 1 - pair.cheap_quality
+    points = []
+    for t in np.linspace(0.0, error, n) if error < 1 else []:
+        share = escalation_floor(error, float(t))
+        usd = float(pair.cheap_usd.mean() + share * pair.flagship_usd.mean())
+        points.append((usd, 1 - float(t) * (1 - share)))
+    return points
 
 
 def saving_over_random(
