@@ -13,10 +13,11 @@ from typing import Any
 from cascade.trace import Answer, Query
 from cascade.verifiers.score import Score
 
-_TERM = r"\(*\s*-?\$?\d[\d,]*(?:\.\d+)?%?\s*\)*"
-_WORDS = r"(?:\s*[A-Za-z][A-Za-z ]{0,30}?)?"
+# Atomic groups and bounded repetitions: there is one way to read a text, so none takes long.
+_TERM = r"(?>\({0,3}\s?-?\$?\d[\d,]{0,15}(?:\.\d{1,12})?%?\){0,3})"
+_WORDS = r"(?>(?:\s?/?(?![xX]\b)[A-Za-z]{1,20}){0,5})"
 _STATED = re.compile(
-    rf"({_TERM}{_WORDS}(?:\s*[-+*/x×÷]\s*{_TERM}{_WORDS})+)\s*=\s*\$?(-?\d[\d,]*+(?:\.\d+)?+)(%?)"
+    rf"({_TERM}{_WORDS}(?:\s{{0,2}}[-+*/x×÷]\s{{0,2}}{_TERM}{_WORDS}){{1,9}})\s{{0,2}}=\s{{0,2}}\$?(-?\d[\d,]*+(?:\.\d+)?+)(%?)"
     # "5 + 2 * 5 = 5 + 10" is a step on the way, not a result.
     r"(?!\s*[A-Za-z]{0,20}\s*(?:[-+*/×÷(]|x\s)\s*\S)(?!\s*[A-Za-z]\b)"
 )
@@ -81,6 +82,7 @@ def check_calculations(text: str) -> Calculations:
 def _value(expression: str) -> float | None:
     if _UNKNOWN.search(expression):
         return None
+    expression = re.sub(r"/[A-Za-z]{2,}", "", expression)  # a unit: $2/egg
     plain = re.sub(r"[A-WYZa-wyz]+[A-Za-z]*|[xX][A-Za-z]+|[$,]", "", expression)
     plain = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", plain).replace("×", "*").replace("÷", "/")
     plain = re.sub(r"\s*[xX]\s*", "*", plain).strip()
