@@ -117,8 +117,8 @@ def test_replay_prints_and_draws_the_frontier_and_the_cascade_serves_it(tmp_path
 
 
 def test_replay_serves_what_any_single_verifier_chose(tmp_path, prices) -> None:
-    path = write(tmp_path / "r.jsonl", rows(80))
-    for name in ("rules", "arithmetic", "peers"):
+    path = write(tmp_path / "r.jsonl", rows(60))
+    for name in ("rules", "peers"):
         done = replay(path, prices, "--peer", PEER, "--verifier", name, "--quality", "0.9")
         assert done.exit_code == 0, done.output
         result = json.loads((tmp_path / "out" / "frontier.json").read_text())
