@@ -26,7 +26,21 @@ if TYPE_CHECKING:
 TARGETS = (0.95, 0.97, 0.99)
 LARGE = 5000
 """Sets with more queries are cut once: their intervals are narrow anyway."""
-HEADS = {"rules": "rules", "single": "best single", "learned": "learned", "router": "router", "both": "both"}
+HEADS = {
+    "rules": "rules",
+    "single": "best single",
+    "learned": "learned",
+    "router": "router",
+    "router per USD": "router per USD",
+    "both": "both",
+}
+    "rules": "rules",
+    "single": "best single",
+    "learned": "learned",
+    "router": "router",
+    "router per USD": "router per USD",
+    "both": "both",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from evaluation.frontier import (
 )
 from evaluation.recorded import Policy, RecordedPair, Rows, rank
 
-FAMILIES = ("rules", "single", "learned", "router", "both")
-DIRECT_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+ROUTERS = ("router", "router per USD")
+FAMILIES = ("rules", "single", "learned", *ROUTERS, "both")
+DIRECT_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Shares of queries that "both" may send straight to the flagship; which, the choosing rows say."""
 
 
@@ -38,8 +39,6 @@ class Option:
     test_direct: Bools | None = None
     policy: Policy | None = field(default=None, repr=False)
     """The policy that ranks what the router leaves."""
-    router_at: float | None = None
-    """Router score (higher = keep) below which a query goes straight to the flagship."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,15 @@ def options(policies: Sequence[Policy], family: str) -> list[Option]:
     """The options of a family; none where the record feeds none."""
     if family != "both":
         return [Option(p.name, p.choose, p.test, policy=p) for p in policies if p.family == family]
-    router = next(p for p in policies if p.family == "router")
     found = []
     for policy in (p for p in policies if p.family == "learned"):
-        for share in DIRECT_SHARES:
-            at = float(np.quantile(router.choose.keep, share)) if share else -np.inf
-            direct = (router.choose.keep < at, router.test.keep < at)
-            found.append(Option(f"{policy.name}, {share:.0%} direct", policy.choose, policy.test, *direct, policy, at))
+        found.append(Option(f"{policy.name}, no router", policy.choose, policy.test, policy=policy))
+        for router in (p for p in policies if p.family in ROUTERS):
+            for share in DIRECT_SHARES:
+                at = float(np.quantile(router.choose.keep, share))
+                direct = (router.choose.keep < at, router.test.keep < at)
+                name = f"{policy.name}, {share:.0%} direct by {router.name}"
+                found.append(Option(name, policy.choose, policy.test, *direct, policy))
     return found
 
 

@@ -7,13 +7,14 @@ are seen by nothing before they are served.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from cascade.cost import PriceTable
 from cascade.errors import InputError
@@ -21,7 +22,14 @@ from cascade.final_answer import final_answer
 from cascade.recorded import Recording, Usage, price_usd
 from cascade.trace import Answer, Query
 from cascade.verifiers import RulesConfig, Scorer, TokenConfidenceScorer, rule_reasons
-from cascade.verifiers.answer_learner import AnswerLearner, Embed, crossfit, fit_query_model, query_matrix
+from cascade.verifiers.answer_learner import (
+    AnswerLearner,
+    Embed,
+    crossfit,
+    fit_cost_model,
+    fit_query_model,
+    query_matrix,
+)
 from cascade.verifiers.arithmetic import ArithmeticScorer, check_calculations
 from cascade.verifiers.peers import PeerScorer
 from cascade.verifiers.score import Score
@@ -99,7 +107,7 @@ class Policy:
 
     name: str
     family: str
-    """"rules", "single", "learned" or "router"."""
+    """"rules", "single", "learned", "router" or "router per USD"."""
     choose: Scores
     test: Scores
     scorer: Scorer | None = None
@@ -118,19 +126,19 @@ def rank(
 ) -> list[Policy]:
     """All policies that the record can feed, in the order rules, single, learned, router.
 
-    Without `choose` the threshold is chosen on `fit` itself, by cross-fitted scores. The router learns where the
+    Without `choose` the threshold is chosen on `fit` itself, by cross-fitted scores. The routers learn where the
     flagship does better than the cheap model (both were graded on `fit`), a verifier where the cheap answer is right.
     """
-    router = _router(pair, fit, test, choose, embed, seed)
+    routers = _routers(pair, fit, test, choose, embed, seed)
     if not pair.has_text:
-        return [router]
+        return routers
     others = fit if choose is None else choose
     policies = [_single(pair, AllRulesScorer(), "rules", others, test)]
     policies += [_single(pair, scorer, "single", others, test) for scorer in single_scorers(pair, prices)]
     policies += [
         _learned(pair, AnswerLearner(embed, peers, seed), fit, test, choose) for peers in _committees(pair, prices)
     ]
-    return [*policies, router]
+    return [*policies, *routers]
 
 
 def single_scorers(pair: RecordedPair, prices: PriceTable) -> list[Scorer]:
@@ -231,13 +239,36 @@ def _learned(pair: RecordedPair, learner: AnswerLearner, fit: Rows, test: Rows, 
     return Policy(scorer.name, "learned", chosen, _scores(pair, scorer, test), scorer)
 
 
-def _router(pair: RecordedPair, fit: Rows, test: Rows, choose: Rows | None, embed: Embed | None, seed: int) -> Policy:
-    features = query_matrix(pair.queries, embed)
-    worth = pair.outcomes.flagship_grade > pair.outcomes.cheap_grade
-    model = fit_query_model(features[fit], worth[fit], seed)
-    fitter = partial(fit_query_model, seed=seed)
-    chosen = crossfit(fitter, features[fit], worth[fit], seed) if choose is None else model(features[choose])
-    return Policy("router", "router", Scores(-chosen, before=True), Scores(-model(features[test]), before=True))
+def _routers(
+    pair: RecordedPair, fit: Rows, test: Rows, choose: Rows | None, embed: Embed | None, seed: int
+) -> list[Policy]:
+    """By the flagship's expected gain, and by that gain per dollar that the flagship is expected to cost."""
+    known = query_matrix(pair.queries, embed)
+    gain = pair.outcomes.flagship_grade - pair.outcomes.cheap_grade
+    better = _predicted(known, gain > 0, fit, test, choose, partial(fit_query_model, seed=seed), seed)
+    worse = _predicted(known, gain < 0, fit, test, choose, partial(fit_query_model, seed=seed), seed)
+    usd = _predicted(known, pair.outcomes.flagship_usd, fit, test, choose, partial(fit_cost_model, seed=seed), seed)
+    gains = [expit(up) - expit(down) for up, down in zip(better, worse, strict=True)]
+    worths = [np.where(g > 0, g / cost, g) for g, cost in zip(gains, usd, strict=True)]
+    return [
+        Policy(name, name, Scores(-values[0], before=True), Scores(-values[1], before=True))
+        for name, values in (("router", gains), ("router per USD", worths))
+    ]
+
+
+def _predicted(
+    known: NDArray[np.float64],
+    target: NDArray[Any],
+    fit: Rows,
+    test: Rows,
+    choose: Rows | None,
+    fitter: Callable[..., Callable[[NDArray[np.float64]], NDArray[np.float64]]],
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Predictions for the choosing rows (cross-fitted where they are the fit rows) and for the test rows."""
+    model = fitter(known[fit], target[fit])
+    chosen = crossfit(fitter, known[fit], target[fit], seed) if choose is None else model(known[choose])
+    return chosen, model(known[test])
 
 
 def _asked(pair: RecordedPair, rows: Rows) -> tuple[list[Query], list[Answer]]:

@@ -26,7 +26,7 @@ from cascade.verifiers import Link, Verifier, rule_reasons
 from cascade.verifiers.answer_learner import Embed
 from cascade.verifiers.verifier import CHAIN
 from clustering.embed import EmbedConfig, embed_texts
-from evaluation.crossfit import FAMILIES, Choice, Option, choose, options
+from evaluation.crossfit import FAMILIES, ROUTERS, Choice, Option, choose, options
 from evaluation.frontier import (
     PairOutcomes,
     Served,
@@ -122,7 +122,7 @@ def replay_recorded(
     choice = choose(chosen_on, wanted, settings.quality)
     choices = [
         (option, choose(chosen_on, [option], settings.quality))
-        for family in ("rules", "single", "learned", "router")
+        for family in ("rules", "single", "learned", *ROUTERS)
         for option in families[family]
     ]
     if choice.option.choose_direct is not None:
@@ -183,7 +183,7 @@ def _wanted(families: dict[str, list[Option]], settings: RecordedSettings) -> li
     if not verifiers:
         if settings.verifier != "auto":
             raise InputError(f"no text of {settings.cheap} is recorded, so nothing can judge its answers: use --router")
-        return families["router"]
+        return [option for family in ROUTERS for option in families[family]]
     known = [option.name for option in verifiers]
     if settings.verifier != "auto":
         verifiers = [option for option in verifiers if option.name.startswith(settings.verifier)]

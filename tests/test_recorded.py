@@ -152,10 +152,12 @@ def test_a_record_without_texts_can_only_be_routed(tmp_path, prices) -> None:
     assert "no text of small is recorded" in str(refused.exception)
     done = replay(path, prices, "--router")
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "out" / "frontier.json").read_text())["chosen"] == "router"
+    assert json.loads((tmp_path / "out" / "frontier.json").read_text())["chosen"] in ("router", "router per USD")
 
 
 def test_recorded_needs_both_models(tmp_path, prices) -> None:
     path = write(tmp_path / "r.jsonl", rows(60))
     done = RUNNER.invoke(app, ["replay", "--recorded", str(path), "--cheap", CHEAP])
     assert done.exit_code != 0 and "--recorded needs --cheap and --flagship" in str(done.exception)
+    done = RUNNER.invoke(app, ["replay", "--cheap", CHEAP])
+    assert done.exit_code != 0 and "give their file with --recorded" in str(done.exception)

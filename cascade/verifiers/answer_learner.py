@@ -79,13 +79,22 @@ def fit_query_model(known: Matrix, target: NDArray[np.bool_], seed: int = 0) -> 
     return QueryModel(fit_odds(known, target, ("logistic",), seed), trees)
 
 
+def fit_cost_model(known: Matrix, usd: Matrix, seed: int = 0) -> Callable[[Matrix], Matrix]:
+    """Expected USD of an answer from the query's form (its length, above all). `known`: (n, d) of `query_matrix`."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    trees = HistGradientBoostingRegressor(max_depth=3, max_iter=60, random_state=seed)
+    trees.fit(known[:, :N_FORM], np.log(np.maximum(usd, 1e-12)))
+    return lambda rows: np.asarray(np.exp(trees.predict(rows[:, :N_FORM])), dtype=np.float64)
+
+
 def crossfit(
-    fit: Callable[[Matrix, NDArray[np.bool_]], Callable[[Matrix], Matrix]],
+    fit: Callable[[Matrix, NDArray[Any]], Callable[[Matrix], Matrix]],
     features: Matrix,
-    target: NDArray[np.bool_],
+    target: NDArray[Any],
     seed: int = 0,
 ) -> Matrix:
-    """(n,) log-odds of each row by models that have not seen it."""
+    """(n,) predictions of each row by models that have not seen it."""
     fold = np.random.default_rng(seed).permutation(len(target)) % FOLDS
     odds = np.zeros(len(target))
     for k in range(FOLDS):

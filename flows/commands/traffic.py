@@ -55,6 +55,8 @@ def replay(
         folder = out or Path("runs") / "recorded" / recorded.stem
         print_recorded(replay_recorded(recorded, settings_of, PriceTable.from_yaml(prices), folder, embedder))
         return
+    if cheap is not None or flagship is not None or peer:
+        raise InputError("--cheap, --flagship and --peer name recorded models: give their file with --recorded")
     with opened(config) as (settings, _):
         path = traffic or settings.traffic
         if path is None:
