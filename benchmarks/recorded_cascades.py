@@ -34,13 +34,6 @@ HEADS = {
     "router per USD": "router per USD",
     "both": "both",
 }
-    "rules": "rules",
-    "single": "best single",
-    "learned": "learned",
-    "router": "router",
-    "router per USD": "router per USD",
-    "both": "both",
-}
 
 
 @dataclass(frozen=True, slots=True)
