@@ -192,7 +192,8 @@ def _wanted(families: dict[str, list[Option]], settings: RecordedSettings) -> li
     if not settings.router:
         return verifiers
     kept = {option.name for option in verifiers}
-    return [*verifiers, *(o for o in families["both"] if o.policy is not None and o.policy.name in kept)]
+    routed = [option for option in families["both"] if option.choose_direct is not None]
+    return [*verifiers, *(option for option in routed if option.policy is not None and option.policy.name in kept)]
 
 
 def _references(tested: PairOutcomes, target: float) -> list[PolicyResult]:
