@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder that holds the sets' folders")
     parser.add_argument("--embedder", type=Path, default=DATA.parent / "models" / "potion-base-4m")
     parser.add_argument("--sets", default=",".join(SETS), help="public sets to run, by comma")
+    parser.add_argument("--only", default="", help="run only pairs whose label holds this text")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of the folds (sets above 5,000 queries use the first)")
     parser.add_argument("--sample", type=int, help="use so many queries per pair (for a quick look)")
     parser.add_argument("--out", type=Path, help="also write the tables as Markdown")
@@ -85,8 +86,11 @@ def main() -> None:
 
     from flows.console import say, table
 
+    chosen = [pair for pair in PAIRS if pair.set in given.sets.split(",") and given.only in pair.label]
+    if not chosen:
+        parser.error(f"no pair of these sets holds {given.only!r}; the pairs are: {'; '.join(p.label for p in PAIRS)}")
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    cost_rows, gain_rows = run(given.data, given.embedder, given.sets.split(","), seeds, given.sample)
+    cost_rows, gain_rows = run(given.data, given.embedder, chosen, seeds, given.sample)
     table("Cost at an exact share of flagship quality, in % of always-flagship (threshold read off the test curve)",
           cost_rows)  # fmt: skip
     table(
@@ -101,7 +105,7 @@ def main() -> None:
 
 
 def run(
-    data: Path, embedder: Path, sets: Sequence[str], seeds: Sequence[int], sample: int | None
+    data: Path, embedder: Path, pairs: Sequence[Pair], seeds: Sequence[int], sample: int | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the two tables; an absent set is skipped with a message."""
     from tqdm import tqdm
@@ -117,7 +121,7 @@ def run(
     cost_rows: list[dict[str, Any]] = []
     gain_rows: list[dict[str, Any]] = []
     recordings: dict[str, Any] = {}
-    for chosen in (pair for pair in PAIRS if pair.set in sets):
+    for chosen in pairs:
         try:
             if chosen.set not in recordings:
                 recordings = {chosen.set: load_set(chosen.set, data)}
