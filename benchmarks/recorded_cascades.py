@@ -98,6 +98,8 @@ def main() -> None:
         gain_rows,
     )
     command = f"python -m benchmarks.recorded_cascades --seeds {given.seeds}"
+    command += f' --only "{given.only}"' if given.only else ""
+    command += f" --sample {given.sample}" if given.sample else ""
     say(f"made by: {command}")
     if given.out:
         text = f"{markdown(cost_rows)}\n\n{markdown(gain_rows)}\n\nMade by `{command}`.\n"
