@@ -77,8 +77,8 @@ def _trace(line: str, prices: PriceTable) -> Trace:
     if cheap is None:
         raise ValueError("cheap is missing: the row needs the cheap tier's completion")
     escalated = row["escalated"]
-    cheap_usd = prices.cost_usd(cheap)
-    flagship_usd = prices.cost_usd(flagship) if flagship else None
+    cheap_usd = prices.cost_usd(cheap, query.time)
+    flagship_usd = prices.cost_usd(flagship, query.time) if flagship else None
     cost = cheap_usd
     if escalated:
         cost = None if cheap_usd is None or flagship_usd is None else cheap_usd + flagship_usd

@@ -15,6 +15,8 @@ from cascade.errors import ConfigError, TierError
 from cascade.tiers import Failure, SamplingConfig, sample_seed
 from cascade.trace import Answer, Query
 
+NO_GPU = "no GPU"
+
 
 class LocalTierConfig(BaseModel):
     """Which model, which adapter, and how to run it."""
@@ -183,10 +185,10 @@ class LocalTier:
 
 
 def accelerator_name() -> str:
-    """The GPU's name, or "no GPU"."""
+    """The GPU's name, or NO_GPU."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else NO_GPU
 
 
 def _choose_dtype(wanted: str, device: str) -> Any:

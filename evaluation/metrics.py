@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from cascade.calibration import auroc
 from cascade.errors import InputError
 from cascade.verifiers.accounts import add_known
 from evaluation.intervals import (
@@ -182,13 +183,7 @@ def verifier_auroc(sides: Sequence[Side]) -> float | None:
     Over answers with a score; None when they are all right or all wrong.
     """
     scored = [(s.score, s.correct_cheap >= 1.0) for s in sides if s.score is not None]
-    right = np.array([score for score, correct in scored if correct])
-    wrong = np.array([score for score, correct in scored if not correct])
-    if not len(right) or not len(wrong):
-        return None
-    ranked = np.sort(wrong)
-    wins = np.searchsorted(ranked, right, "left") + np.searchsorted(ranked, right, "right")
-    return float(wins.sum() / (2 * len(right) * len(wrong)))
+    return auroc([score for score, _ in scored], [right for _, right in scored])
 
 
 def _flagship_costs(rows: Sequence[PairedRow]) -> FloatArray:

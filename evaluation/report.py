@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cascade.cost import payback
 from cascade.errors import InputError
 from evaluation.intervals import Interval
 from evaluation.metrics import (
@@ -47,6 +48,8 @@ class EvaluationReport:
     """What making the candidate cost (flagship labels and training); None when unknown."""
     payback_queries: int | None = None
     """Queries until the saving has paid `run_cost_usd`; None when unknown or never."""
+    payback_why: str = ""
+    """What the number rests on, or why there is none."""
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +87,8 @@ def build_report(
     """Compare both sides over `rows`, overall and per cluster. InputError without rows."""
     config = config or MetricsConfig()
     overall = compare(rows, config)
+    saved = overall.paired.saved_per_1000_usd
+    paid = payback(run_cost_usd, None if saved is None else saved.value / 1000)
     return EvaluationReport(
         run_id=run_id,
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -99,7 +104,8 @@ def build_report(
         champion_auroc=verifier_auroc([r.champion for r in rows]),
         candidate_auroc=verifier_auroc([r.candidate for r in rows]),
         run_cost_usd=run_cost_usd,
-        payback_queries=_payback(overall.paired.saved_per_1000_usd, run_cost_usd),
+        payback_queries=paid.queries,
+        payback_why=paid.why,
         notes=tuple(notes),
     )
 
@@ -191,16 +197,10 @@ def _right(report: EvaluationReport) -> str:
     return "flagship's answer" if report.reference_kind == "flagship" else "reference answer"
 
 
-def _payback(saved_per_1000: Interval | None, run_cost_usd: float | None) -> int | None:
-    if saved_per_1000 is None or run_cost_usd is None or saved_per_1000.value <= 0:
-        return None
-    return round(run_cost_usd / saved_per_1000.value * 1000)
-
-
 def _payback_text(report: EvaluationReport) -> str:
     if report.payback_queries is not None:
-        return f"{report.payback_queries:,} (the run cost ${report.run_cost_usd:,.2f})"
-    return "unknown: the run's cost is not known" if report.run_cost_usd is None else "never: nothing is saved"
+        return f"{report.payback_queries:,} ({report.payback_why})"
+    return report.payback_why
 
 
 def _percent(interval: Interval | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cascade.grade import grade, reference_text
-from cascade.local import LocalTier
+from cascade.local import NO_GPU, LocalTier, accelerator_name
 from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
 from evaluation.metrics import MetricsConfig
@@ -105,7 +106,7 @@ def _report(
         config=MetricsConfig(alpha=ctx.config.gate.spent_alpha, seed=ctx.seed),
         cluster_names={c.id: c.name for c in load_clusters(ctx)},
         heldout_uses=_heldout_uses(ctx),
-        run_cost_usd=_run_cost(ctx, bought),
+        run_cost_usd=_run_cost(ctx, arm, bought),
     )
     return report, [asdict(row) for row in rows]
 
@@ -140,11 +141,20 @@ def _heldout_digest(run: RunDir) -> str | None:
     return manifest.outputs["heldout.jsonl"] if manifest else None
 
 
-def _run_cost(ctx: RunContext, bought: Manifest | None) -> float | None:
-    """What the run paid the flagship: held-out, calibration and training answers."""
+def _run_cost(ctx: RunContext, arm: Arm, bought: Manifest | None) -> float | None:
+    """What the run paid the flagship (held-out, calibration and training answers) and for training's compute."""
+    trained = ctx.run.manifest(ctx.arm_stage(arm, TRAIN))
     costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
+    costs.append(_training_usd(ctx, trained.counts["seconds"]) if trained else None)
     known = [float(cost) for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
+
+
+def _training_usd(ctx: RunContext, seconds: float) -> float | None:
+    """On this machine: its GPU, or every core that it has."""
+    if accelerator_name() != NO_GPU:
+        return ctx.prices.compute.usd(seconds, "gpu")
+    return ctx.prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
 
 
 def decision(ctx: RunContext) -> Manifest:

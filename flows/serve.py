@@ -111,7 +111,8 @@ def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Que
         verifier=keep(verifier, tools),
         run_id="cold-start",
         metadata={"cold_start_until": first[-1].time.isoformat()},
-        why="base model with a verifier calibrated on the first queries",
+        why="base model with a verifier calibrated on the first queries"
+        + "".join(f"; without {name}: {reason}" for name, reason in verifier.left_out.items()),
     )
     state.registry.promote(version.id, who="replay", why="no champion yet", run_id="cold-start")
     return len(first)

@@ -227,12 +227,12 @@ def test_a_chain_survives_json_with_its_bounds():
 
 
 def test_a_scorer_that_can_judge_nothing_is_left_out_and_the_one_before_it_ends_the_matter():
-    answers = [answer(f"[{n / 400}, null]") for n in range(400)]
-    references = [a.text if n >= 250 or (n >= 150 and n % 2) else "[]" for n, a in enumerate(answers)]
-    queries = [make_query(n) for n in range(400)]
+    answers = [answer(f"[{n / 1200}, null]") for n in range(1200)]
+    references = [a.text if n >= 750 or (n >= 450 and n % 2) else "[]" for n, a in enumerate(answers)]
+    queries = [make_query(n) for n in range(1200)]
     scorers = [Priced("first", 0), Priced("mute", 1)]
     fitted = fit_verifier(queries, answers, references, RULES, CalibrationConfig(), scorers=scorers)
     assert [link.scorer.name for link in fitted.links] == ["first"]
     assert fitted.links[0].accept_at is None
     assert fitted.left_out == {"mute": "cannot say"}
-    assert sum(v.accepted for v in fitted.judge(queries, answers)) > 100
+    assert sum(v.accepted for v in fitted.judge(queries, answers)) > 300

@@ -37,7 +37,7 @@ class LearnedConfig(BaseModel):
 
     blocks: tuple[Block, ...] = ("confidence", "query", "answer", "neighbours")
     """Kinds of features; those that the data do not carry are left out."""
-    neighbours: int = Field(default=10, ge=1)
+    neighbours: int = Field(default=20, ge=1)
     """How many of the nearest flagship-answered queries are asked."""
     dimensions: int = Field(default=16, ge=1)
     """Main components of the query's embedding at most; one per 20 answers to learn from."""

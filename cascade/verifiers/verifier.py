@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CHAIN = "chain"
 """Name of the calibrated signal where it is a chain's score, not an answer's own."""
+LEARNING_SHARE = 0.4
+"""Of the graded answers, where a chain has to learn from them and the configuration does not say."""
 
 
 def load_free_scorer(row: dict[str, Any]) -> Scorer:
@@ -151,7 +153,9 @@ def fit_verifier(
     if router is not None and not scorers:
         scorers = [TokenConfidenceScorer("mean_logprob" if config.signal == "auto" else config.signal)]
     fitted = FittedChain((), np.array([]), {}, 0.0)
-    learn, _ = split_parts(len(queries), config) if len(queries) >= 2 else (np.array([], np.int64), None)
+    learn, _ = (
+        split_parts(len(queries), config, LEARNING_SHARE) if len(queries) >= 2 else (np.array([], np.int64), None)
+    )
     if scorers and len(learn):
         fitted = fit_chain(scorers, graded, learn, config.max_error_accepted, chain or ChainConfig())
     if not fitted.links:
@@ -161,9 +165,9 @@ def fit_verifier(
     if fitted_router is not None:
         # What is routed is never tried, so never accepted: the threshold is tested on what is left.
         passes &= np.array([chance is None for chance in fitted_router.routed(queries)])
-    # The chain's parts are the calibration's: the split depends on the number and the config alone.
+    # The chain's parts are the calibration's: the split depends on number, share and config alone.
     features = [{} if np.isnan(value) else {CHAIN: value} for value in fitted.values.tolist()]
-    calibration = fit_calibration(_examples(features, passes, correct), config, signal=CHAIN)
+    calibration = fit_calibration(_examples(features, passes, correct), config, signal=CHAIN, share=LEARNING_SHARE)
     return Verifier(rules, calibration, fitted.links, left_out, fitted_router)
 
 
