@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,40 @@ class Bar:
     low: float
     high: float
     colour: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierLine:
+    """One line or point of a cost-quality picture. `costs` are shares of always-flagship, `qualities` mean grades."""
+
+    label: str
+    costs: tuple[float, ...]
+    qualities: tuple[float, ...]
+    kind: Literal["reference", "floor", "policy", "chosen", "point"]
+
+
+def frontier_picture(path: Path, title: str, lines: Sequence[FrontierLine]) -> None:
+    """Draw quality over cost into a PNG file, whole or not at all."""
+    figure = _figure(8.4, 5.0)
+    axes = figure.subplots()
+    colours = iter(PALETTE[1:] * 3)
+    for line in lines:
+        if line.kind == "point":
+            axes.plot(line.costs, line.qualities, "o", color=INK, markersize=6, zorder=5)
+            axes.annotate(line.label, (line.costs[0], line.qualities[0]), xytext=(6, -12), textcoords="offset points",
+                          fontsize=8, ha="right" if line.costs[0] > 0.8 else "left")  # fmt: skip
+            continue
+        colour = {"reference": BEFORE, "floor": MUTED, "chosen": AFTER}.get(line.kind) or next(colours)
+        style = ":" if line.kind == "floor" else "--" if line.kind == "reference" else "-"
+        width = 2.2 if line.kind == "chosen" else 1.2
+        axes.plot(line.costs, line.qualities, style, color=colour, linewidth=width, label=line.label)
+    axes.set(xlabel="cost, share of always asking the flagship", ylabel="quality (mean grade)", title=title)
+    axes.set_xlim(left=0)
+    _plain(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    temporary.replace(path)
 
 
 def cluster_map(

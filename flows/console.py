@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.cost import cost_per_completed
+from cascade.recorded import Usage
 from cascade.verifiers import ScorerAccount
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
+from flows.recorded import PolicyResult, RecordedReplay
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
 from flows.rundir import read_json
 from flows.serve import Replay
@@ -63,6 +65,54 @@ def print_replay(done: Replay) -> None:
         say(f"cost per completed query: {each:.6f} USD")
     if served.failure:
         say(f"first failure: {served.failure}; run the same command again to retry")
+
+
+def print_recorded(done: RecordedReplay) -> None:
+    """A replay of recorded answers: policies at the quality asked for, the chosen one's frontier, what was served."""
+    asked, (cheap, flagship, best) = done.settings, done.qualities
+    if done.n_rejected:
+        say(f"{done.n_rejected} unusable rows, with their reasons: {done.picture.with_name('rejected.jsonl')}")
+    if done.n_unshared:
+        say(f"{done.n_unshared} queries left out: not answered by all of the models")
+    table(
+        f"{asked.cheap} -> {asked.flagship}, thresholds for {asked.quality:.0%} of the flagship's quality, "
+        f"on {done.n_test} test queries",
+        [_recorded_row(row, row.name == done.chosen) for row in done.policies],
+    )
+    table(
+        f"Frontier of {done.chosen} on the test part (cost in % of always-flagship, thresholds read off the test)",
+        [
+            {"at quality": f"{row['quality']:.0%}"}
+            | {name: f"{100 * row[name]:.1f}" for name in ("cost", "random", "oracle")}
+            for row in done.frontier
+        ],
+    )
+    say(f"quality on the test part: cheap {cheap:.1%}, flagship {flagship:.1%}, oracle {best:.1%}")
+    rate, cost = done.served.escalation_rate, done.served.cost_usd
+    shown = "unknown" if cost is None or not done.served.n else f"{1000 * cost / done.served.n:.4f} USD per 1,000"
+    say(
+        f"the cascade itself served {done.served.n} test queries with {done.chosen}: {rate or 0:.1%} to the flagship, "
+        f"quality {done.served_quality:.1%}, cost {shown}"
+    )
+    say(f"split by {done.split}: {done.n_fit} to fit, {done.n_calibration} to choose, {done.n_test} to test, used once")
+    kinds = [str(kind) for kind in done.usage if kind is not Usage.RECORDED]
+    if kinds:
+        say(f"token counts are {' and '.join(kinds)}, so costs are too")
+    say(f"\npicture: {done.picture.resolve()}")
+
+
+def _recorded_row(row: PolicyResult, chosen: bool) -> dict[str, Any]:
+    saving = row.saving
+    return {
+        "policy": f"{row.name} *" if chosen else row.name,
+        "quality, % of flagship's": f"{100 * row.quality:.1f}",
+        "cost, % of always-flagship": f"{100 * row.cost:.1f}",
+        "USD per 1,000": f"{row.usd_per_1000:.4f}",
+        "escalated": "-" if row.escalated is None else f"{row.escalated:.1%}",
+        "saving over random, points (90 %)": "-"
+        if saving is None
+        else f"{100 * saving.value:+.1f} [{100 * saving.low:+.1f}, {100 * saving.high:+.1f}]",
+    }
 
 
 def account_table(accounts: Sequence[ScorerAccount]) -> list[dict[str, Any]]:
