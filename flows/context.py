@@ -12,7 +12,7 @@ from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import InputError, StageError
 from cascade.purchase import AnswerStore, Budget, Buyer
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 from flows.config import RunConfig, build_config
 from flows.rundir import RunDir, read_json, write_json
 from promotion.registry import Registry, Version

@@ -9,7 +9,7 @@ import pytest
 from cascade.cost import PriceTable
 from cascade.errors import ConfigError, InputError
 from cascade.ingest import ingest_log
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 
 PRICES = PriceTable.model_validate(
     {
