@@ -121,16 +121,20 @@ def error_upper_bound(n_wrong: int, n: int, confidence: float) -> float:
     return 1.0 if n_wrong >= n else float(beta.ppf(confidence, n_wrong + 1, n - n_wrong))
 
 
-def fit_calibration(examples: Sequence[CalibrationExample], config: CalibrationConfig) -> Calibration:
+def fit_calibration(
+    examples: Sequence[CalibrationExample], config: CalibrationConfig, signal: str | None = None
+) -> Calibration:
     """Fit P(wrong) and the loosest threshold that keeps the error among accepted within the target.
+
+    `signal` names the feature to judge by, where it is not one of the configured confidence signals.
 
     Answers that fail the rules or carry no score are never accepted and never count among the accepted.
     Deterministic for a seed. Raises InputError with fewer than two examples.
     """
     if len(examples) < 2:
         raise InputError(f"{len(examples)} graded answers cannot calibrate a verifier; give some hundreds")
-    first, second = _split(len(examples), config)
-    signal = _choose_signal([examples[i] for i in first], config)
+    first, second = split_parts(len(examples), config)
+    signal = signal or _choose_signal([examples[i] for i in first], config)
     learn, test = (_part([examples[i] for i in part], signal) for part in (first, second))
     threshold, why = _find_threshold(learn, test, config)
     n_accepted, n_wrong = (0, 0) if threshold is None else test.accepted(threshold)
@@ -153,7 +157,8 @@ def fit_calibration(examples: Sequence[CalibrationExample], config: CalibrationC
     )
 
 
-def _split(n: int, config: CalibrationConfig) -> tuple[np.ndarray, np.ndarray]:
+def split_parts(n: int, config: CalibrationConfig) -> tuple[np.ndarray, np.ndarray]:
+    """(learning, testing) positions of n examples: all that is fitted to data sees the first, the second tests it."""
     share = config.selection_share or (0.5 if config.signal == "auto" else 0.25)
     order = np.random.default_rng(config.seed).permutation(n)
     cut = min(max(1, round(n * share)), n - 1)

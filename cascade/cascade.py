@@ -16,7 +16,8 @@ from cascade.purchase import Buyer
 from cascade.store import TraceStore
 from cascade.tiers import Failure, Flagship, Tier
 from cascade.trace import Answer, Outcome, Query, Trace, Verdict
-from cascade.verifiers import RulesConfig, Verifier, fit_verifier
+from cascade.verifiers import RulesConfig, ScorerAccount, Verifier, fit_verifier, scorer_accounts
+from cascade.verifiers.accounts import add_known
 
 NO_VERIFIER = Verdict(Outcome.UNPARSED, None, ("no verifier yet",))
 
@@ -38,6 +39,8 @@ class ServeReport:
     audit_cost_usd: float | None
     failure: str | None
     """Reason of the first failure."""
+    accounts: tuple[ScorerAccount, ...] = ()
+    """What each part of the verifier judged and charged."""
 
     @property
     def escalation_rate(self) -> float | None:
@@ -98,7 +101,7 @@ class Cascade:
 
     def _serve_chunk(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
         cheap = self.cheap.answer(queries, progress=False)
-        verdicts = [self._judge(query, answer) for query, answer in zip(queries, cheap, strict=True)]
+        verdicts = [NO_VERIFIER] * len(cheap) if self.verifier is None else self.verifier.judge(queries, cheap)
         asked = [
             query
             for query, verdict in zip(queries, verdicts, strict=True)
@@ -114,9 +117,6 @@ class Cascade:
                 traces.append(self._trace(query, answer, verdict, outcome if isinstance(outcome, Answer) else None))
         return traces, failed, stop
 
-    def _judge(self, query: Query, answer: Answer) -> Verdict:
-        return NO_VERIFIER if self.verifier is None else self.verifier.judge(query, answer)
-
     def _ask_flagship(self, queries: Sequence[Query]) -> tuple[dict[str, Answer | Failure], BudgetExceeded | None]:
         outcomes: dict[str, Answer | Failure] = {}
         try:
@@ -127,7 +127,8 @@ class Cascade:
         return outcomes, None
 
     def _trace(self, query: Query, cheap: Answer, verdict: Verdict, flagship: Answer | None) -> Trace:
-        cheap_usd = self.prices.cost_usd(cheap)
+        # The verifier saw the answer whatever it said, so every query pays for it.
+        tried_usd = add_known((self.prices.cost_usd(cheap), verdict.cost_usd))
         flagship_usd = 0.0 if flagship is None else self.prices.cost_usd(flagship)
         escalated = not verdict.accepted
         return Trace(
@@ -139,23 +140,25 @@ class Cascade:
             audited=not escalated and flagship is not None,
             audit_propensity=self.audit_rate,
             flagship=flagship,
-            # Rules and token confidence judge for free, so the verifier adds nothing here.
-            cost_usd=_add(cheap_usd, flagship_usd) if escalated else cheap_usd,
+            cost_usd=add_known((tried_usd, flagship_usd)) if escalated else tried_usd,
             audit_cost_usd=0.0 if escalated else flagship_usd,
         )
 
 
-def rejudge(trace: Trace, verifier: Verifier, escalation_usd: float | None) -> Trace:
-    """The trace as another verifier would have judged its cheap answer.
+def rejudge(traces: Sequence[Trace], verifier: Verifier, escalation_usd: float | None) -> list[Trace]:
+    """The traces as another verifier would have judged their cheap answers, in order.
 
     A verifier that has gone lenient (traffic drifts, its threshold does not) hides escalations; judged by one fitted
     to recent traffic they show. What was escalated stays so. `escalation_usd` is the serving cost that a newly
     escalated query is taken to have; it keeps the flagship's answer only if it was audited.
     """
-    verdict = verifier.judge(trace.query, trace.cheap)
-    if trace.escalated or verdict.accepted:
-        return trace
-    return replace(trace, verdict=verdict, escalated=True, audited=False, cost_usd=escalation_usd)
+    open_ones = {i: trace.cheap for i, trace in enumerate(traces) if not trace.escalated and trace.cheap is not None}
+    verdicts = verifier.judge([traces[i].query for i in open_ones], list(open_ones.values()))
+    judged = list(traces)
+    for i, verdict in zip(open_ones, verdicts, strict=True):
+        if not verdict.accepted:
+            judged[i] = replace(traces[i], verdict=verdict, escalated=True, audited=False, cost_usd=escalation_usd)
+    return judged
 
 
 def cold_start(
@@ -181,15 +184,6 @@ def cold_start(
     return fit_verifier(kept, cheap.answer(kept, progress=progress), references, rules, config, grade_kind=grade_kind)
 
 
-def _add(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else first + second
-
-
-def _total(costs: list[float | None]) -> float | None:
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
-
-
 def _report(traces: list[Trace], failures: list[str], n_skipped: int) -> ServeReport:
     return ServeReport(
         n=len(traces),
@@ -197,7 +191,8 @@ def _report(traces: list[Trace], failures: list[str], n_skipped: int) -> ServeRe
         n_audited=sum(trace.audited for trace in traces),
         n_failed=len(failures),
         n_skipped=n_skipped,
-        cost_usd=_total([trace.cost_usd for trace in traces]),
-        audit_cost_usd=_total([trace.audit_cost_usd for trace in traces]),
+        cost_usd=add_known(trace.cost_usd for trace in traces),
+        audit_cost_usd=add_known(trace.audit_cost_usd for trace in traces),
         failure=failures[0] if failures else None,
+        accounts=scorer_accounts(trace.verdict for trace in traces if not trace.routed),
     )

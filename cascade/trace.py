@@ -72,6 +72,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one scorer of a verifier said of one answer, and what that took."""
+
+    scorer: str
+    value: float | None
+    """On the scorer's own scale, higher is surer that the answer is right; None when it could not judge."""
+    cost_usd: float | None
+    latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A verifier's judgement of one answer."""
 
@@ -79,6 +90,14 @@ class Verdict:
     p_wrong: float | None
     """Calibrated probability that the answer is wrong; None where a rule decided."""
     reasons: tuple[str, ...]
+    score: float | None = None
+    """Value of the scorer that ended the matter, on its own scale; None where a rule decided."""
+    cost_usd: float | None = 0.0
+    """What all asked scorers charged; None when any of it is unknown."""
+    latency_s: float | None = 0.0
+    """What all asked scorers took, one after the other; None when any of it is unknown."""
+    opinions: tuple[Opinion, ...] = ()
+    """The scorers that were asked, in order; the last one ended the matter. None were where a rule decided."""
 
     @property
     def accepted(self) -> bool:
@@ -90,7 +109,8 @@ class Trace:
     """One query's way through the cascade."""
 
     query: Query
-    cheap: Answer
+    cheap: Answer | None
+    """None where the router sent the query straight to the flagship."""
     cheap_version: str
     """Registry version (model + adapter + verifier) that served the query."""
     verdict: Verdict
@@ -105,9 +125,15 @@ class Trace:
     audit_cost_usd: float | None = 0.0
 
     @property
+    def routed(self) -> bool:
+        """True when the router spared the query its cheap attempt."""
+        return self.cheap is None
+
+    @property
     def served_text(self) -> str:
-        """The answer that the user got."""
-        return self.flagship.text if self.escalated and self.flagship is not None else self.cheap.text
+        """The answer that the user got; empty where a routed query's trace carries none."""
+        served = self.flagship if self.escalated and self.flagship is not None else self.cheap
+        return "" if served is None else served.text
 
 
 def query_to_dict(query: Query) -> dict[str, Any]:
@@ -137,6 +163,18 @@ def answer_from_dict(row: dict[str, Any]) -> Answer:
     return Answer(**{**row, "confidence": TokenConfidence(**confidence) if confidence else None})
 
 
+def verdict_from_dict(row: dict[str, Any]) -> Verdict:
+    """Inverse of `dataclasses.asdict` for a Verdict; rows that older versions stored lack the later fields."""
+    return Verdict(
+        **{
+            **row,
+            "outcome": Outcome(row["outcome"]),
+            "reasons": tuple(row["reasons"]),
+            "opinions": tuple(Opinion(**opinion) for opinion in row.get("opinions", ())),
+        }
+    )
+
+
 def trace_to_dict(trace: Trace) -> dict[str, Any]:
     """JSON-ready form of a trace."""
     return {**asdict(trace), "query": query_to_dict(trace.query)}
@@ -144,13 +182,12 @@ def trace_to_dict(trace: Trace) -> dict[str, Any]:
 
 def trace_from_dict(row: dict[str, Any]) -> Trace:
     """Inverse of `trace_to_dict`."""
-    verdict = row["verdict"]
     return Trace(
         **{
             **row,
             "query": query_from_dict(row["query"]),
-            "cheap": answer_from_dict(row["cheap"]),
-            "verdict": Verdict(Outcome(verdict["outcome"]), verdict["p_wrong"], tuple(verdict["reasons"])),
+            "cheap": answer_from_dict(row["cheap"]) if row["cheap"] else None,
+            "verdict": verdict_from_dict(row["verdict"]),
             "flagship": answer_from_dict(row["flagship"]) if row["flagship"] else None,
         }
     )

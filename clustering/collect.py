@@ -19,10 +19,12 @@ class Escalation:
     time: datetime
     text: str
     query: Query
-    cheap: Answer
+    cheap: Answer | None
+    """None where the router spared the cheap attempt."""
     flagship: Answer | None
     cheap_correct: bool | None
-    """Did the rejected cheap answer agree with the flagship's? None without a usable flagship answer."""
+    """Did the rejected cheap answer agree with the flagship's? None without both, or a usable flagship
+    answer."""
     user: str | None
     cost_usd: float | None
     """Serving cost of the query."""
@@ -71,7 +73,8 @@ def _why_not(trace: Trace, start: datetime, end: datetime, kept: dict[str, Escal
 
 def _escalation(trace: Trace, grade_kind: GradeKind, right_at: float) -> Escalation:
     flagship, right = trace.flagship, None
-    if flagship is not None and flagship.text.strip() and flagship.finish_reason != "length":
+    usable = flagship is not None and flagship.text.strip() and flagship.finish_reason != "length"
+    if trace.cheap is not None and flagship is not None and usable:
         right = grade(trace.cheap.text, flagship.text, grade_kind) >= right_at
     query = trace.query
     return Escalation(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from cascade.errors import InputError
 from cascade.grade import grade, reference_text
 from cascade.trace import Answer, Outcome, Query, Verdict, answer_from_dict
+from cascade.verifiers.accounts import add_known
 
 Answers = Mapping[str, Answer] | Sequence[Answer]
 
@@ -16,8 +17,8 @@ Answers = Mapping[str, Answer] | Sequence[Answer]
 class Judge(Protocol):
     """What a verifier must offer here; cascade.verifiers.Verifier is one."""
 
-    def judge(self, query: Query, answer: Answer) -> Verdict:
-        """Accept or reject one cheap answer."""
+    def judge(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Verdict]:
+        """Accept or reject cheap answers, in order."""
         ...
 
 
@@ -45,7 +46,9 @@ class Side:
     served_correct: float
     """Grade of what the user got: the cheap answer if accepted, else the flagship's."""
     cost_usd: float | None
-    """Cheap answer, plus the flagship's where it escalated; None when either usage is unknown."""
+    """Cheap answer and verifier, plus the flagship's where it escalated; None when any of it is unknown."""
+    verifier_cost_usd: float | None = 0.0
+    """What the verifier charged for its verdict; part of `cost_usd`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,12 @@ def pair_sides(
     champion = _by_id(champion_answers, ids, "champion")
     candidate = _by_id(candidate_answers, ids, "candidate")
     flagship = _by_id(flagship_answers, ids, "flagship")
+    verdicts = {
+        "champion": _judge(champion_verifier, heldout, [champion[i] for i in ids]),
+        "candidate": _judge(candidate_verifier, heldout, [candidate[i] for i in ids]),
+    }
     rows = []
-    for query in heldout:
+    for place, query in enumerate(heldout):
         best = flagship[query.id]
         reference = reference_text(query, best, reference_kind)
         case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), prices.cost_usd(best))
@@ -100,8 +107,8 @@ def pair_sides(
                 text=query.text,
                 cluster=clusters.get(query.id) if clusters else None,
                 reference=reference,
-                champion=_side(case, champion[query.id], champion_verifier, prices),
-                candidate=_side(case, candidate[query.id], candidate_verifier, prices),
+                champion=_side(case, champion[query.id], verdicts["champion"][place], prices),
+                candidate=_side(case, candidate[query.id], verdicts["candidate"][place], prices),
                 flagship=best,
                 flagship_cost_usd=case.flagship_cost_usd,
             )
@@ -137,17 +144,17 @@ class _Case:
     flagship_cost_usd: float | None
 
 
-def _side(case: _Case, answer: Answer, verifier: Judge | None, prices: Pricing) -> Side:
+def _judge(verifier: Judge | None, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Verdict]:
     if verifier is None:
-        verdict = Verdict(Outcome.UNPARSED, None, ("not calibrated yet",))
-    else:
-        verdict = verifier.judge(case.query, answer)
+        return [Verdict(Outcome.UNPARSED, None, ("not calibrated yet",))] * len(queries)
+    return verifier.judge(queries, answers)
+
+
+def _side(case: _Case, answer: Answer, verdict: Verdict, prices: Pricing) -> Side:
     correct = grade(answer.text, case.reference, case.grade_kind)
-    cheap_cost = prices.cost_usd(answer)
-    cost = cheap_cost
+    parts = [prices.cost_usd(answer), verdict.cost_usd]
     if not verdict.accepted:
-        large = case.flagship_cost_usd
-        cost = None if cheap_cost is None or large is None else cheap_cost + large
+        parts.append(case.flagship_cost_usd)
     return Side(
         answer=answer,
         passes_rules=verdict.outcome is not Outcome.REJECT or verdict.p_wrong is not None,
@@ -155,7 +162,8 @@ def _side(case: _Case, answer: Answer, verifier: Judge | None, prices: Pricing) 
         accepted=verdict.accepted,
         correct_cheap=correct,
         served_correct=correct if verdict.accepted else case.flagship_grade,
-        cost_usd=cost,
+        cost_usd=add_known(parts),
+        verifier_cost_usd=verdict.cost_usd,
     )
 
 

@@ -199,16 +199,20 @@ def _checks(
 def _replayable(pool: Sequence[Trace], config: TrainingSetConfig) -> list[tuple[Query, Answer]]:
     """The student's accepted answers that no audit proved wrong, the more confident part, surest first."""
     good = [t for t in pool if not t.escalated and t.verdict.accepted and not _audited_wrong(t, config.grade_kind)]
-    rated = [(t.cheap.confidence.mean_logprob, t) for t in good if t.cheap.confidence is not None]
+    rated = [
+        (t.cheap.confidence.mean_logprob, t.query, t.cheap)
+        for t in good
+        if t.cheap is not None and t.cheap.confidence is not None
+    ]
     if not rated:
         return []
-    floor = float(np.quantile([score for score, _ in rated], config.replay_min_confidence))
-    rated.sort(key=lambda pair: (-pair[0], pair[1].query.id))
-    return [(t.query, t.cheap) for score, t in rated if score >= floor]
+    floor = float(np.quantile([score for score, _, _ in rated], config.replay_min_confidence))
+    rated.sort(key=lambda row: (-row[0], row[1].id))
+    return [(query, cheap) for score, query, cheap in rated if score >= floor]
 
 
 def _audited_wrong(trace: Trace, kind: GradeKind) -> bool:
-    if not trace.audited or trace.flagship is None:
+    if not trace.audited or trace.flagship is None or trace.cheap is None:
         return False
     return grade(trace.cheap.text, trace.flagship.text, kind) < 1.0
 

@@ -44,7 +44,9 @@ def load_pool(ctx: RunContext) -> list[Trace]:
     costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
     mean_usd = sum(costs) / len(costs) if costs else None
     # The verifier is fitted to the champion's confidence; another version's answers keep their verdicts.
-    return [rejudge(t, verifier, mean_usd) if t.cheap_version == ctx.champion_id else t for t in traces]
+    own = [trace for trace in traces if trace.cheap_version == ctx.champion_id]
+    judged = {trace.query.id: trace for trace in rejudge(own, verifier, mean_usd)}
+    return [judged.get(trace.query.id, trace) for trace in traces]
 
 
 def load_escalations(ctx: RunContext) -> list[Escalation]:

@@ -247,7 +247,7 @@ def _adopt(ctx: RunContext, traces: list[Trace]) -> None:
 def _champion_answers(ctx: RunContext, traces: list[Trace]) -> tuple[dict[str, Answer], int]:
     """The champion's answers: from the traces that it served itself, else made now."""
     champion = ctx.champion()
-    answers = {t.query.id: t.cheap for t in traces if t.cheap_version == champion.id}
+    answers = {t.query.id: t.cheap for t in traces if t.cheap is not None and t.cheap_version == champion.id}
     asked = [t.query for t in traces if t.query.id not in answers]
     n_reused = len(answers)
     if asked:

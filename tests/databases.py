@@ -18,18 +18,18 @@ DATABASES = ("sqlite", "postgresql")
 
 @pytest.fixture(scope="session")
 def postgres():
-    """Makes a new database on the session's own server and returns its URL."""
+    """Makes a new, empty schema on the session's own server and returns its URL."""
     try:
         with temporary_postgres(durable=False) as url:
             server = connect(url)
 
-            def database() -> str:
+            def schema() -> str:
                 name = f"t{secrets.token_hex(6)}"
-                with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                    connection.execute(sa.text(f"CREATE DATABASE {name}"))
-                return url.replace("/postgres?", f"/{name}?")
+                with server.begin() as connection:
+                    connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+                return f"{url}&options=-csearch_path%3D{name}"
 
-            yield database
+            yield schema
             server.dispose()
     except PostgresMissingError as error:
         pytest.skip(str(error))

@@ -172,8 +172,7 @@ def test_cold_start_learns_what_the_student_can_do(answers):
         verifier = cold_start(queries, Student(), shop, config, RulesConfig(), grade_kind="exact", progress=False)
     assert verifier.calibration.n == 300
     assert verifier.calibration.auroc == 1.0
-    answered = zip(queries, Student().answer(queries), strict=True)
-    judged = [verifier.judge(query, answer).accepted for query, answer in answered]
+    judged = [verdict.accepted for verdict in verifier.judge(queries, Student().answer(queries))]
     assert 120 <= sum(judged) <= 150
     assert not any(judged[1::2])
 
@@ -184,7 +183,7 @@ def test_a_stricter_verifier_shows_what_a_lenient_one_hid(store):
         cascade(tier(server.url), lenient).serve(QUERIES, store, progress=False)
     served = store.between(None, None)
     assert not any(trace.escalated for trace in served)
-    judged = [rejudge(trace, VERIFIER, 0.5) for trace in served]
+    judged = rejudge(served, VERIFIER, 0.5)
     assert [trace.escalated for trace in judged] == [number % 2 == 1 for number in range(20)]
     assert {trace.cost_usd for trace in judged if trace.escalated} == {0.5}
     assert all(trace.verdict.outcome is Outcome.REJECT for trace in judged if trace.escalated)
@@ -195,4 +194,4 @@ def test_what_was_escalated_stays_so_under_a_lenient_verifier(store):
     with serve() as server:
         cascade(tier(server.url)).serve(QUERIES, store, progress=False)
     served = store.between(None, None)
-    assert [rejudge(trace, lenient, 0.5) for trace in served] == served
+    assert rejudge(served, lenient, 0.5) == served

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from cascade.trace import Answer, Query
 
@@ -28,6 +30,32 @@ class Scorer(Protocol):
     It never raises for one bad answer: that answer's value is None, with a reason, and is never accepted.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in accounts and reasons; no two scorers of a verifier share one."""
 
-    def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]: ...
+    def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
+        """One opinion per answer, in order."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form with a key "kind", from which a ScorerLoader builds the scorer again."""
+
+
+class ScorerLoader(Protocol):
+    """Builds a scorer from its `to_dict` form. Raises ConfigError or InputError where it cannot."""
+
+    def __call__(self, row: dict[str, Any]) -> Scorer: ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A scorer that has first to learn from graded answers."""
+
+    def fit(
+        self, queries: Sequence[Query], answers: Sequence[Answer], correct: np.ndarray
+    ) -> tuple[Scorer, list[Score]]:
+        """The fitted scorer, and the scores of the very answers that it learnt from, each by a model that has not
+        seen that answer (cross-fitting): their scores by the fitted scorer itself would flatter it.
+
+        `correct`: (n,) bool.
+        """

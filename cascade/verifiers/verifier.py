@@ -1,50 +1,104 @@
-"""Is the cheap answer good enough to serve? Rules first (free), then calibrated token confidence."""
+"""Is the cheap answer good enough to serve? Rules first (free), then scorers, cheapest first, then one threshold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from cascade.calibration import Calibration, CalibrationConfig, CalibrationExample, fit_calibration
-from cascade.confidence import confidence_features, confidence_score
+import numpy as np
+
+from cascade.calibration import Calibration, CalibrationConfig, CalibrationExample, fit_calibration, split_parts
+from cascade.confidence import confidence_features
 from cascade.errors import InputError
 from cascade.grade import grade
 from cascade.trace import Answer, Outcome, Query, Verdict
+from cascade.verifiers.accounts import add_known
+from cascade.verifiers.chain import ChainConfig, ChainScore, Link, fit_chain, score_chain
 from cascade.verifiers.rules import RulesConfig, rule_reasons
+from cascade.verifiers.score import Scorer, ScorerLoader, Trainable
+from cascade.verifiers.token_confidence import TokenConfidenceScorer
+
+CHAIN = "chain"
+"""Name of the calibrated signal where it is a chain's score, not an answer's own."""
+
+
+def load_free_scorer(row: dict[str, Any]) -> Scorer:
+    """Builds the scorers that need nothing but the answer. Raises InputError for another kind."""
+    if row.get("kind") != "token_confidence":
+        raise InputError(
+            f"the verifier holds a scorer of kind {row.get('kind')!r}, which needs its files or an endpoint:"
+            " open it with the run's configuration"
+        )
+    return TokenConfidenceScorer(str(row["signal"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Rules and a calibrated confidence threshold."""
+    """Rules, a chain of scorers, and a calibrated threshold on the chain's score."""
 
     rules: RulesConfig
     calibration: Calibration
+    links: tuple[Link, ...] = ()
+    """Scorers, cheapest first; without any, the token confidence that the calibration names."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Scorers that could judge none of the answers it was fitted on, with the reason."""
 
-    def judge(self, query: Query, answer: Answer) -> Verdict:
-        """ACCEPT when the rules pass and the score reaches the threshold; UNPARSED without a score."""
-        reasons = rule_reasons(query, answer, self.rules)
-        if reasons:
-            return Verdict(Outcome.REJECT, None, reasons)
-        score = confidence_score(answer, self.calibration.signal)
-        if score is None:
-            return Verdict(Outcome.UNPARSED, None, (f"no {self.calibration.signal} in the answer",))
-        p_wrong = self.calibration.p_wrong_at(score)
+    @property
+    def chain(self) -> tuple[Link, ...]:
+        """The scorers with their early bounds."""
+        return self.links or (Link(TokenConfidenceScorer(self.calibration.signal)),)
+
+    def judge(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order: ACCEPT when the rules pass and the score reaches the threshold; without one UNPARSED."""
+        reasons = [rule_reasons(q, a, self.rules) for q, a in zip(queries, answers, strict=True)]
+        passing = [i for i, found in enumerate(reasons) if not found]
+        scores = score_chain(self.chain, [queries[i] for i in passing], [answers[i] for i in passing])
+        verdicts = [Verdict(Outcome.REJECT, None, found) for found in reasons]
+        for i, score in zip(passing, scores, strict=True):
+            verdicts[i] = self._verdict(score)
+        return verdicts
+
+    def _verdict(self, score: ChainScore) -> Verdict:
+        outcome, p_wrong, reasons = self._decide(score)
+        return Verdict(
+            outcome,
+            p_wrong,
+            reasons,
+            score=score.opinions[-1].value,
+            cost_usd=add_known(opinion.cost_usd for opinion in score.opinions),
+            latency_s=add_known(opinion.latency_s for opinion in score.opinions),
+            opinions=score.opinions,
+        )
+
+    def _decide(self, score: ChainScore) -> tuple[Outcome, float | None, tuple[str, ...]]:
+        remarks = () if score.reason is None else (score.reason,)
+        if score.value is None:
+            early = score.opinions[-1].value is not None
+            return (Outcome.REJECT if early else Outcome.UNPARSED), score.p_wrong, remarks
+        p_wrong = self.calibration.p_wrong_at(score.value)
         if self.calibration.threshold is None:
-            return Verdict(Outcome.REJECT, p_wrong, ("no threshold meets the quality target",))
-        if score < self.calibration.threshold:
-            return Verdict(Outcome.REJECT, p_wrong, (f"low confidence: {self.calibration.signal}",))
-        return Verdict(Outcome.ACCEPT, p_wrong, ())
+            return Outcome.REJECT, p_wrong, ("no threshold meets the quality target",)
+        if score.value < self.calibration.threshold:
+            return Outcome.REJECT, p_wrong, (f"low confidence: {score.opinions[-1].scorer}", *remarks)
+        return Outcome.ACCEPT, p_wrong, ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {"rules": self.rules.model_dump(mode="json"), "calibration": self.calibration.to_dict()}
+        return {
+            "rules": self.rules.model_dump(mode="json"),
+            "calibration": self.calibration.to_dict(),
+            "links": [link.to_dict() for link in self.links],
+            "left_out": dict(self.left_out),
+        }
 
     @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> Verifier:
-        """Inverse of `to_dict`. Raises InputError for a row that is not one."""
+    def from_dict(cls, row: dict[str, Any], load: ScorerLoader = load_free_scorer) -> Verifier:
+        """Inverse of `to_dict`; `load` builds its scorers. Raises InputError for a row that is not one."""
         try:
-            return cls(RulesConfig.model_validate(row["rules"]), Calibration.from_dict(row["calibration"]))
+            links = tuple(Link.from_dict(link, load) for link in row.get("links", ()))
+            rules, calibration = RulesConfig.model_validate(row["rules"]), Calibration.from_dict(row["calibration"])
+            return cls(rules, calibration, links, dict(row.get("left_out", {})))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a verifier record: {error}; fit the verifier again") from error
 
@@ -58,17 +112,40 @@ def fit_verifier(
     *,
     grade_kind: str = "json_exact",
     correct_at: float = 1.0,
+    scorers: Sequence[Scorer | Trainable] = (),
+    chain: ChainConfig | None = None,
 ) -> Verifier:
     """Calibrate a verifier on cheap `answers` graded against `references` (flagship's or known right ones).
 
-    The three sequences run in parallel. An answer is right when its grade reaches `correct_at`.
+    The three sequences run in parallel. An answer is right when its grade reaches `correct_at`. Without `scorers`
+    (cheapest first) the calibration takes a token confidence. What a scorer has to learn, and the chain's early
+    bounds, come from the calibration's learning part; its testing part is seen by nothing but the threshold's test.
     """
-    examples = [
-        CalibrationExample(
-            features=confidence_features(answer),
-            passes_rules=not rule_reasons(query, answer, rules),
-            correct=grade(answer.text, reference, grade_kind) >= correct_at,
-        )
-        for query, answer, reference in zip(queries, answers, references, strict=True)
-    ]
-    return Verifier(rules, fit_calibration(examples, config))
+    correct = np.array(
+        [
+            grade(answer.text, reference, grade_kind) >= correct_at
+            for answer, reference in zip(answers, references, strict=True)
+        ],
+        dtype=bool,
+    )
+    passes = np.array([not rule_reasons(q, a, rules) for q, a in zip(queries, answers, strict=True)], dtype=bool)
+    if not scorers:
+        features = [confidence_features(answer) for answer in answers]
+        return Verifier(rules, fit_calibration(_examples(features, passes, correct), config))
+    if len(queries) < 2:
+        raise InputError(f"{len(queries)} graded answers cannot calibrate a verifier; give some hundreds")
+    learn, _ = split_parts(len(queries), config)
+    fitted = fit_chain(
+        scorers, queries, answers, correct, passes, learn, config.max_error_accepted, chain or ChainConfig()
+    )
+    features = [{} if np.isnan(value) else {CHAIN: float(value)} for value in fitted.values]
+    # The signal is given; the parts must be those that the chain was fitted on.
+    calibration = fit_calibration(_examples(features, passes, correct), config, signal=CHAIN)
+    return Verifier(rules, calibration, fitted.links, fitted.left_out)
+
+
+def _examples(
+    features: Sequence[dict[str, float]], passes: np.ndarray, correct: np.ndarray
+) -> list[CalibrationExample]:
+    rows = zip(features, passes.tolist(), correct.tolist(), strict=True)
+    return [CalibrationExample(f, passes_rules=p, correct=c) for f, p, c in rows]
