@@ -111,13 +111,6 @@ def _parse(url: str | URL) -> URL:
 
 
 def _prepare_sqlite(engine: Engine) -> None:
-    database = engine.url.database
-    if database and database != ":memory:":
-        try:
-            Path(database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot make the folder of {database}: {error.strerror}") from error
-
     @sa.event.listens_for(engine, "connect")
     def _on_connect(raw: Any, _record: Any) -> None:
         # The driver's own transaction handling would begin lazily; BEGIN is ours (see below).

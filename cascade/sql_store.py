@@ -58,8 +58,15 @@ class SqlTraceStore:
     def __init__(self, url: str | Path) -> None:
         self.url = str(url) if "://" in str(url) else f"sqlite:///{url}"
         self._engine = connect(self.url)
-        with plain_errors("trace store", self.url):
-            migrate(self._engine, MIGRATIONS, "traces_revision", first="0001", first_table="traces")
+        database = self._engine.url.database
+        try:
+            with plain_errors("trace store", self.url):
+                if self._engine.dialect.name == "sqlite" and database:
+                    Path(database).parent.mkdir(parents=True, exist_ok=True)
+                migrate(self._engine, MIGRATIONS, "traces_revision", first="0001", first_table="traces")
+        except Exception:
+            self._engine.dispose()
+            raise
 
     def add(self, traces: Sequence[Trace]) -> int:
         """Store all of `traces` or none; ids already there stay as they are. Returns how many were new."""

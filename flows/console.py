@@ -120,7 +120,7 @@ def print_status(state: State, runs: Path) -> None:
         }
         for v in state.registry.versions()
     ]
-    say(f"{state.traces.count()} traces in {state.root}")
+    say(f"{state.traces.count()} traces in {state.traces_at or state.root}")
     table("Versions", versions)
     history = [
         {

@@ -2,15 +2,18 @@
 
 import pytest
 import sqlalchemy as sa
+from databases import DATABASES, place
 
 from promotion.database import ALIASES, METADATA, VERSIONS, connect, reading, writing
 
 VERSION = {"name": "s", "base_model": "b", "created": "now", "metadata": {}}
 
 
-@pytest.fixture
-def engine(tmp_path):
-    engine = connect(f"sqlite:///{tmp_path / 'r.db'}")
+@pytest.fixture(params=DATABASES)
+def engine(request, tmp_path):
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    at = place(request.param, tmp_path, server)
+    engine = connect(at if server else f"sqlite:///{at}")
     with writing(engine) as connection:
         METADATA.create_all(connection)
     yield engine
@@ -30,7 +33,7 @@ def test_a_failed_transaction_leaves_nothing(engine):
 
 
 def test_an_alias_needs_a_version(engine):
-    with pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"), writing(engine) as connection:
+    with pytest.raises(sa.exc.IntegrityError, match=r"(?i)foreign key"), writing(engine) as connection:
         connection.execute(ALIASES.insert().values(alias="champion", number=7))
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from databases import STORES, place, postgres  # noqa: F401 - a fixture
+from databases import STORES, place
 from loopback import make_query
 
 from cascade.errors import ConfigError
