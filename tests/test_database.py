@@ -2,7 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
-from databases import DATABASES, place
+from databases import DATABASES
 
 from promotion.database import ALIASES, METADATA, VERSIONS, connect, reading, writing
 
@@ -11,9 +11,8 @@ VERSION = {"name": "s", "base_model": "b", "created": "now", "metadata": {}}
 
 @pytest.fixture(params=DATABASES)
 def engine(request, tmp_path):
-    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    at = place(request.param, tmp_path, server)
-    engine = connect(at if server else f"sqlite:///{at}")
+    at_server = request.param == "postgresql"
+    engine = connect(request.getfixturevalue("postgres")() if at_server else f"sqlite:///{tmp_path / 'r.db'}")
     with writing(engine) as connection:
         METADATA.create_all(connection)
     yield engine
