@@ -49,7 +49,7 @@ def from_litellm(row: dict[str, Any]) -> Generation:
     if str(row.get("status") or "success") != "success":
         raise Other("failed call")
     if "completion" not in str(row.get("call_type") or "completion"):
-        raise Other(f"{row['call_type']} call")
+        raise Other(f"{str(row['call_type'])[:40]} call")
     start, end = _time(row.get("startTime"), "startTime"), _time_or_none(row.get("endTime"))
     metadata = _mapping(row.get("metadata"))
     inner = (metadata, _mapping(metadata.get("requester_metadata")), _mapping(metadata.get("spend_logs_metadata")))
@@ -79,9 +79,11 @@ def from_litellm(row: dict[str, Any]) -> Generation:
 def from_langfuse(row: dict[str, Any]) -> Generation:
     """One Langfuse observation. Raises Other for what is no generation, ValueError with the reason for a bad row."""
     row = {_snake(key): value for key, value in row.items()}
-    kind = str(row.get("type") or "").upper()
-    if kind != "GENERATION":
-        raise Other(f"{kind.lower() or 'untyped'} observation")
+    kind = row.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise ValueError("no type: not an observation")
+    if kind.upper() != "GENERATION":
+        raise Other(f"{kind[:40].lower()} observation")
     if str(row.get("level") or "").upper() == "ERROR":
         raise Other("failed call")
     trace_id = _first_text([row.get("trace_id")])
@@ -133,7 +135,7 @@ def _messages(value: Any) -> tuple[Message, ...]:
     found = []
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise ValueError("a message is not an object with role and content")
+            raise ValueError("a message is not an object with role and content")  # noqa: TRY004
         found.append({"role": message["role"], "content": _text(message.get("content"))})
     if not any(m["role"] == "user" and m["content"].strip() for m in found):
         raise ValueError("no user message with text")

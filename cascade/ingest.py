@@ -10,8 +10,8 @@ Optional: route, user, schema, reference, version (of the cheap model), audit_pr
 litellm, langfuse: one model call per line (or a JSON list of them), see `cascade.generations`; `cascade.pairs` puts the
 calls of one query together.
 
-A row that cannot be used goes to the rejected-rows file with its reason. How far a file was read is kept in the store, so
-that a log that has grown is read on from there, and one that has not is not read at all.
+A row that cannot be used goes to the rejected-rows file with its reason. How far a file was read is kept in the store,
+so that a log that has grown is read on from there, and one that has not is not read at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -35,7 +35,7 @@ from cascade.rows import Line, check_sound, parse_line, read_lines
 from cascade.store import TraceStore
 from cascade.trace import Answer, Outcome, Trace, Verdict
 from cascade.traffic import query_of
-from cascade.watermark import Watermark, resume, source_name
+from cascade.watermark import Watermark, mark_behind, resume, source_name
 
 BATCH = 1000
 LogFormat = Literal["openai", "litellm", "langfuse"]
@@ -99,6 +99,16 @@ class _Reader:
         self.pairs = None if models is None else Pairs(models)
         self.other: Counter[str] = Counter()
 
+    @property
+    def waiting(self) -> list[Line]:
+        """Lines of queries whose other call may still come."""
+        return [] if self.pairs is None else self.pairs.waiting
+
+    @property
+    def n_waiting(self) -> int:
+        """Such queries."""
+        return 0 if self.pairs is None else self.pairs.n_waiting
+
     def take(self, line: Line) -> Iterator[Trace | _Rejection]:
         """What one line brings or settles."""
         try:
@@ -135,87 +145,84 @@ class _Ingest:
     """One reading of one file."""
 
     def __init__(self, path: Path, store: TraceStore, rejected_path: Path, reader: _Reader) -> None:
-        self.path, self.store, self.reader = path, store, reader
-        self.rejected_path = rejected_path
+        self.path, self.store, self.rejected_path, self.reader = path, store, rejected_path, reader
         self.source = source_name(path, reader.format)
+        rows = _list_of_rows(path)
+        self.is_list = rows is not None
+        self.begun = Watermark() if self.is_list else resume(store.watermark(self.source), path)
+        self.lines = read_lines(path, self.begun.offset, self.begun.number) if rows is None else _elements(rows)
+        self.last: Line | None = None
         self.batch: list[Trace] = []
+        self.rejections: list[_Rejection] = []
         self.n_new = self.n_usable = self.n_rejected = 0
-        self._rejected: IO[str] | None = None
 
     def run(self, *, complete: bool, progress: bool) -> Ingested:
         """Read from where the last reading ended."""
-        is_list = _is_list(self.path)
-        mark = Watermark() if is_list else resume(self.store.watermark(self.source), self.path)
-        self._reported_until = mark.seen
-        start, behind = mark.offset, mark
-        lines = _elements(self.path) if is_list else read_lines(self.path, mark.offset, mark.number)
-        size = self.path.stat().st_size
-        try:
-            with tqdm(total=size, initial=start, unit="B", unit_scale=True, disable=not progress, desc="ingest") as bar:
-                for line in lines:
-                    self._keep(self.reader.take(line), line)
-                    behind = behind.past(line)
-                    bar.update(min(line.end, size) - bar.n)
-                    if len(self.batch) >= BATCH:
-                        self._flush(behind, is_list=is_list)
-            if complete or is_list:
-                self._keep(self.reader.rest(), None)
-            self._flush(behind, is_list=is_list)
-        finally:
-            if self._rejected is not None:
-                self._rejected.close()
-        pairs = self.reader.pairs
+        size, start = self.path.stat().st_size, self.begun.offset
+        with tqdm(total=size, initial=start, unit="B", unit_scale=True, disable=not progress, desc="ingest") as bar:
+            for line in self.lines:
+                if self.begun.wants(line):
+                    self._keep(self.reader.take(line))
+                self.last = line
+                bar.update(min(line.end, size) - bar.n)
+                if len(self.batch) + len(self.rejections) >= BATCH:
+                    self._flush()
+        if complete or self.is_list:
+            self._keep(self.reader.rest())
+        self._flush()
         return Ingested(
             n_new=self.n_new,
             n_known=self.n_usable - self.n_new,
             n_rejected=self.n_rejected,
             rejected_path=self.rejected_path if self.n_rejected else None,
             n_other=dict(self.reader.other.most_common()),
-            n_waiting=0 if pairs is None else pairs.n_waiting,
+            n_waiting=self.reader.n_waiting,
             resumed_at=start,
         )
 
-    def _keep(self, found: Iterator[Trace | _Rejection], line: Line | None) -> None:
+    def _keep(self, found: Iterator[Trace | _Rejection]) -> None:
         for item in found:
             if isinstance(item, Trace):
                 self.batch.append(item)
-                self.n_usable += 1
-            else:
-                self._reject(item)
+            elif not self.begun.reported(item.line):
+                self.rejections.append(item)
 
-    def _flush(self, mark: Watermark, *, is_list: bool) -> None:
+    def _flush(self) -> None:
         """Store the batch, then how far it reaches; killed in between, the next reading finds its rows known."""
+        self.n_usable += len(self.batch)
         self.n_new += self.store.add(self.batch)
-        self.batch = []
-        if self._rejected is not None:
-            self._rejected.flush()
-        if not is_list:
-            waiting = None if self.reader.pairs is None else self.reader.pairs.waiting_from
-            self.store.set_watermark(self.source, mark.held_at(waiting).to_dict(self.path))
+        self._write_rejections()
+        self.batch, self.rejections = [], []
+        if not self.is_list:
+            mark = mark_behind(self.last, self.reader.waiting, self.begun)
+            self.store.set_watermark(self.source, mark.to_dict(self.path))
 
-    def _reject(self, rejection: _Rejection) -> None:
-        self.n_rejected += 1
-        if rejection.line.start < self._reported_until:
-            return  # in the file since the last reading
-        if self._rejected is None:
-            self.rejected_path.parent.mkdir(parents=True, exist_ok=True)
-            self._rejected = self.rejected_path.open("a" if self._reported_until else "w", encoding="utf-8")
-        text = rejection.line.raw.decode("utf-8", "replace")
-        row = {"line_number": rejection.line.number, "reason": rejection.reason, "text": text.strip()}
-        self._rejected.write(json.dumps(row, ensure_ascii=False) + "\n")
+    def _write_rejections(self) -> None:
+        if not self.rejections:
+            return
+        self.rejected_path.parent.mkdir(parents=True, exist_ok=True)
+        more = self.n_rejected or self.begun.seen
+        with self.rejected_path.open("a" if more else "w", encoding="utf-8") as file:
+            for rejection in self.rejections:
+                text = rejection.line.raw.decode("utf-8", "replace").strip()
+                row = {"line_number": rejection.line.number, "reason": rejection.reason, "text": text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.n_rejected += len(self.rejections)
 
 
-def _is_list(path: Path) -> bool:
-    """A file that is one JSON list, as downloads and APIs give it, rather than a line per row."""
+def _list_of_rows(path: Path) -> list[Any] | None:
+    """The rows of a file that is one JSON list, as downloads and APIs give it; None for a line per row."""
     with path.open("rb") as file:
-        return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-
-
-def _elements(path: Path) -> Iterator[Line]:
+        if not file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            return None
     try:
         rows = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the log {path} begins as a JSON list and is none ({error}): export it as JSONL") from error
+    except (ValueError, RecursionError):
+        return None  # lines that happen to begin like this; each says what is wrong with it
+    return rows if isinstance(rows, list) else None
+
+
+def _elements(rows: list[Any]) -> Iterator[Line]:
     for number, row in enumerate(rows, start=1):
         raw = json.dumps(row).encode()
         yield Line(number, number, number + 1, raw, len(raw), ended=True)
@@ -266,7 +273,8 @@ def _answer(row: dict[str, Any], key: str) -> Answer | None:
     if not isinstance(value, dict):
         raise ValueError(f"{key} is {type(value).__name__}, not a chat completion")  # noqa: TRY004
     if not isinstance(value.get("model", ""), str):
-        raise ValueError(f"{key} is not a chat completion: its model is {type(value['model']).__name__}")
+        kind = type(value["model"]).__name__
+        raise ValueError(f"{key} is not a chat completion: its model is {kind}")  # noqa: TRY004
     try:
         return answer_from_completion(value)
     except _BAD_ROW as error:
@@ -279,7 +287,7 @@ def _checked(trace: Trace) -> Trace:
         if answer is None:
             continue
         if not isinstance(answer.finish_reason, str):
-            raise ValueError(f"{name}'s finish_reason is {type(answer.finish_reason).__name__}, not text")
+            raise ValueError(f"{name}'s finish_reason is {type(answer.finish_reason).__name__}, not text")  # noqa: TRY004
         numbers = [] if answer.confidence is None else [answer.confidence.mean_logprob, answer.confidence.min_logprob]
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"{name}'s log-probabilities are not finite")

@@ -1,13 +1,13 @@
 """Calls of a cheap model and a flagship to traces of a cascade.
 
-Two calls belong to one query when they share the trace id and the last user message (a trace may hold a whole session).
-A cheap call alone was accepted; a cheap and a flagship call are an escalation, unless one of them is tagged "audit" (the
-flagship checked an accepted answer) or its metadata say `escalated: false`; a flagship call alone is a routed query where
-the reader allows them. Of several calls of one model the last one counts: the others were retries.
+Two calls belong to one query when they share the trace id and the last user message (a trace may hold a session).
+A cheap call alone was accepted; a cheap and a flagship call are an escalation, unless one of them is tagged "audit"
+(the flagship checked an accepted answer) or its metadata say `escalated: false`; a flagship call alone is a routed
+query where the reader allows them. Of several calls of one model the last one counts: the others were retries.
 
-Exports are ordered by time, in either direction. A query is settled once the log has moved on by `settle_s` from its last
-call; before that its other call may still come, so it waits, and what still waits at the log's end is left for the next
-reading (`Pairs.waiting_from`) unless the log is said to be complete.
+Exports are ordered by time, in either direction. A query is settled once the log has moved on by `settle_s` from its
+last call; before that its other call may still come, so it waits, and what still waits at the log's end is left for
+the next reading (`Pairs.waiting`) unless the log is said to be complete.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CascadeModels:
             return "cheap"
         if self.flagship in names:
             return "flagship"
-        raise Other(f"call of {names[0]}")
+        raise Other(f"call of {names[0][:80]}")
 
 
 @dataclass(slots=True)
@@ -76,9 +76,9 @@ class Pairs:
         self._open: dict[tuple[str, str], Group] = {}
 
     @property
-    def waiting_from(self) -> int | None:
-        """Offset of the first line that a waiting query came from; None when none waits."""
-        return min((line.start for group in self._open.values() for line in group.lines), default=None)
+    def waiting(self) -> list[Line]:
+        """Lines of the queries that are not settled."""
+        return [line for group in self._open.values() for line in group.lines]
 
     @property
     def n_waiting(self) -> int:
@@ -124,15 +124,12 @@ def to_trace(group: Group, models: CascadeModels, prices: PriceTable) -> Trace:
     cheap_usd = 0.0 if small is None else _cost(small, cheap, prices)
     flagship_usd = 0.0 if large is None else _cost(large, flagship, prices)
     total = None if cheap_usd is None or flagship_usd is None else cheap_usd + flagship_usd
-    if not escalated:
-        outcome = Outcome.ACCEPT
-    else:
-        outcome = Outcome.UNPARSED if small is None else Outcome.REJECT
+    rejected = Outcome.UNPARSED if small is None else Outcome.REJECT
     return Trace(
         query=_query(asked, group.first),
         cheap=small,
         cheap_version=models.version or models.cheap,
-        verdict=Verdict(outcome, None, (FROM_A_LOG,)),
+        verdict=Verdict(rejected if escalated else Outcome.ACCEPT, None, (FROM_A_LOG,)),
         escalated=escalated,
         audited=flagship is not None and not escalated,
         audit_propensity=models.audit_rate,

@@ -93,6 +93,8 @@ def query_of(row: dict[str, Any], first_seen: Mapping[str, int] | None = None) -
     missing = [key for key in ("id", "time", "messages") if row.get(key) in (None, "", [])]
     if missing:
         raise ValueError(f"missing or empty: {', '.join(missing)}")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], str | int):
+        raise ValueError(f"id is {type(row['id']).__name__}, not text")  # noqa: TRY004 - one error kind per row
     _check_messages(row["messages"])
     _check_optional(row)
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +16,62 @@ SAMPLE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """A place in a file: everything before `offset` is in the store."""
+    """A place in a file: everything before `seen` was read, and is done with but for the lines in `waiting`."""
 
     offset: int = 0
+    """Where the next reading begins: at the first line that waits, else at `seen`."""
     number: int = 0
-    """Lines before it."""
+    """Lines before `offset`."""
     seen: int = 0
-    """Offset up to which rows were looked at; those behind `offset` wait for their other call."""
+    waiting: frozenset[int] = frozenset()
+    """Starts of lines whose query's other call may still come, and of a last line without its line break."""
+    torn_end: int | None = None
+    """End of a last line without its line break that was rejected already."""
 
-    def past(self, line: Line) -> Watermark:
-        """Behind a line; a last line that may still be being written is not passed, and looked at again."""
-        if not line.ended:
-            return self
-        return Watermark(line.end, line.number, max(self.seen, line.end))
+    def wants(self, line: Line) -> bool:
+        """True for a line that the last reading did not see, or left waiting."""
+        return line.start >= self.seen or line.start in self.waiting
 
-    def held_at(self, offset: int | None) -> Watermark:
-        """Not beyond the first line that waits; None: nothing does. Lines behind are counted anew when read again."""
-        return self if offset is None or offset >= self.offset else replace(self, offset=offset, number=-1)
+    def reported(self, line: Line) -> bool:
+        """True for a torn last line that has not grown since it was rejected."""
+        return not line.ended and line.end == self.torn_end
 
     def to_dict(self, path: Path) -> dict[str, Any]:
         """As a store keeps it, with what the file is known by."""
-        return {**asdict(self), "known_by": _sample(path, self.offset)}
+        return {
+            "offset": self.offset,
+            "number": self.number,
+            "seen": self.seen,
+            "waiting": sorted(self.waiting),
+            "torn_end": self.torn_end,
+            "known_by": _sample(path, self.seen if self.torn_end is None else self.offset),
+        }
+
+
+def mark_behind(last: Line | None, waiting: Iterable[Line], before: Watermark) -> Watermark:
+    """The mark after a reading that came to `last`, with lines that wait; `before` is the mark that it began with."""
+    if last is None:
+        return before
+    torn = [] if last.ended else [last]
+    held = sorted([*waiting, *torn], key=lambda line: line.start)
+    return Watermark(
+        offset=held[0].start if held else last.end,
+        number=held[0].number - 1 if held else last.number,
+        seen=last.end,
+        waiting=frozenset(line.start for line in held),
+        torn_end=last.end if torn else None,
+    )
 
 
 def resume(kept: dict[str, Any] | None, path: Path) -> Watermark:
     """The kept mark if the file still is what was read then (and perhaps more), else its beginning."""
     if kept is None:
         return Watermark()
-    mark = Watermark(kept["offset"], kept["number"], kept["seen"])
-    if path.stat().st_size < mark.offset or _sample(path, mark.offset) != kept["known_by"]:
+    mark = Watermark(kept["offset"], kept["number"], kept["seen"], frozenset(kept["waiting"]), kept["torn_end"])
+    sampled = mark.seen if mark.torn_end is None else mark.offset
+    if path.stat().st_size < sampled or _sample(path, sampled) != kept["known_by"]:
         return Watermark()
-    return replace(mark, number=_lines_before(path, mark.offset)) if mark.number < 0 else mark
+    return mark
 
 
 def source_name(path: Path, log_format: str) -> str:
@@ -60,15 +86,3 @@ def _sample(path: Path, offset: int) -> str:
         file.seek(max(0, offset - SAMPLE))
         digest.update(file.read(min(SAMPLE, offset)))
     return digest.hexdigest()
-
-
-def _lines_before(path: Path, offset: int) -> int:
-    with path.open("rb") as file:
-        n = 0
-        while offset > 0:
-            part = file.read(min(2**20, offset))
-            if not part:
-                break
-            n += part.count(b"\n")
-            offset -= len(part)
-    return n

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cascade.ingest import Ingested
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
@@ -55,6 +56,22 @@ def print_replay(done: Replay) -> None:
     )
     if served.failure:
         say(f"first failure: {served.failure}; run the same command again to retry")
+
+
+def print_ingested(done: Ingested) -> None:
+    """What an ingest did, in a few lines."""
+    if done.resumed_at:
+        say(f"read on from byte {done.resumed_at:,}: what lies before is stored")
+    say(f"{done.n_new} new traces, {done.n_known} known before, {done.n_rejected} rejected rows")
+    if done.n_rejected:
+        say(f"rejected rows with their reasons: {done.rejected_path}")
+    if done.n_other:
+        say("left out: " + ", ".join(f"{n} x {what}" for what, n in done.n_other.items()))
+    if done.n_waiting:
+        say(
+            f"{done.n_waiting} queries of the log's last minutes wait for their other call: ingest the log again when"
+            " it has grown, or with --complete when it is final"
+        )
 
 
 def print_run(ctx: RunContext) -> None:

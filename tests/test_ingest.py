@@ -69,7 +69,7 @@ def test_loading_a_log_again_adds_nothing(tmp_path: Path) -> None:
     log = write(tmp_path / "log.jsonl", [row(str(i), i % 2 == 0) for i in range(7)])
     ingest_log(log, store, PRICES, tmp_path / "rejected.jsonl")
     again = ingest_log(log, store, PRICES, tmp_path / "rejected.jsonl")
-    assert (again.n_new, again.n_known) == (0, 7)
+    assert (again.n_new, again.n_known, again.resumed_at) == (0, 0, log.stat().st_size)
 
 
 def test_unusable_rows_are_kept_with_their_reasons(tmp_path: Path) -> None:
