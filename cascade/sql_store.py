@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -58,6 +59,8 @@ class SqlTraceStore:
     def __init__(self, url: str | Path) -> None:
         self.url = str(url) if "://" in str(url) else f"sqlite:///{url}"
         self._engine = connect(self.url)
+        # A store that nobody closes must not leave connections behind.
+        weakref.finalize(self, self._engine.dispose)
         database = self._engine.url.database
         try:
             with plain_errors("trace store", self.url):

@@ -14,6 +14,7 @@ from rich.table import Table
 from cascade.ingest import Ingested
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
+from flows.forget import ForgetPlan
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
 from flows.rundir import read_json
 from flows.serve import Replay
@@ -120,6 +121,32 @@ def print_comparison(results: list[dict[str, Any]], root: Path) -> None:
     arms = list(dict.fromkeys(r.arm for r in found))
     table("Mean over seeds (range of the seeds)", [mean_row([r for r in found if r.arm == arm]) for arm in arms])
     say(f"\nresults: {(root / 'comparison.json').resolve()}")
+
+
+def print_forget(plan: ForgetPlan, *, done: bool, runs: bool) -> None:
+    """What was (or would be) deleted, what stays, and which adapters were trained on it."""
+    times = [query.time for query in plan.traces]
+    span = f"{min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}" if times else "-"
+    gone = "deleted" if done else "would be deleted"
+    stays = f"stays ({len(plan.runs)} folders): --runs deletes it" if plan.runs else "-"
+    rows: list[dict[str, Any]] = [
+        {"held": "traces", "n": len(plan.traces), "what": gone, "of": span},
+        {"held": "bought answers", "n": len(plan.answers), "what": gone, "of": "-"},
+        {"held": "cached embeddings", "n": plan.n_vectors, "what": gone, "of": "-"},
+        {
+            "held": "copies in runs",
+            "n": sum(run.n_traces for run in plan.runs),
+            "what": gone if runs else stays,
+            "of": ", ".join(run.run_id for run in plan.runs) or "-",
+        },
+    ]
+    table("Forgetting", rows)
+    adapters = [{"version": a.version, "adapter": a.adapter_digest[:12], "why": a.why} for a in plan.adapters]
+    table("Adapters trained on it (they stay: roll back, or train anew)", adapters)
+    if not adapters:
+        say("no adapter was trained on it")
+    if not done:
+        say("nothing was changed: --yes deletes")
 
 
 def print_status(state: State, runs: Path) -> None:
