@@ -64,9 +64,14 @@ def writing(engine: Engine, lock: str = "registry") -> Iterator[Connection]:
 def migrate(engine: Engine, scripts: Path, version_table: str, first: str, first_table: str) -> None:
     """Bring a database to the newest revision below `scripts`, by alembic.
 
-    A database from before migrations (it has `first_table`, and no `version_table`) counts as revision `first`.
-    Raises StoreError for a revision that this version does not know: a newer version wrote it.
+    Script files are named by their revision: r0002_what_it_does.py. A database from before migrations (it has
+    `first_table`, and no `version_table`) counts as revision `first`. Raises StoreError for a revision that this version
+    does not know: a newer version wrote it.
     """
+    newest = max(path.name[1:5] for path in (scripts / "versions").glob("r[0-9]*.py"))
+    with reading(engine) as connection:
+        if _revision(connection, version_table) == newest:
+            return  # alembic takes longer to import than most stores to read
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -75,10 +80,6 @@ def migrate(engine: Engine, scripts: Path, version_table: str, first: str, first
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.attributes["version_table"] = version_table
     script = ScriptDirectory.from_config(config)
-    newest = script.get_current_head()
-    with reading(engine) as connection:
-        if _revision(connection, version_table) == newest:
-            return
     with writing(engine, lock=version_table) as connection:
         config.attributes["connection"] = connection
         found = _revision(connection, version_table)

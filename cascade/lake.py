@@ -26,7 +26,7 @@ import numpy as np
 from cascade.errors import StoreError
 from cascade.lake_ids import IdIndex, hash_id
 from cascade.lake_log import ATTEMPTS, Change, CommitLog, LakeFile
-from cascade.store import RECORDS, VALUES, Span, from_microseconds, from_row, microseconds, to_json, to_row
+from cascade.store import RECORDS, VALUES, Span, from_microseconds, from_rows, microseconds, to_json, to_row
 from cascade.trace import Query, Trace, query_from_dict
 
 if TYPE_CHECKING:
@@ -184,12 +184,11 @@ class LakeTraceStore:
             condition = _window(start, end)
             if escalated:
                 condition = pc.field("escalated") if condition is None else condition & pc.field("escalated")
-            columns = ["query_id", "time_us", "version", *VALUES, *RECORDS]
+            columns = ["time_us", "query_id", "version", *VALUES, *RECORDS]
             found: list[tuple[int, str, Trace]] = []
             for batch in self._batches(self._live(start, end), columns, condition):
-                for row in batch.to_pylist():
-                    row.update((name, None if row[name] is None else json.loads(row[name])) for name in RECORDS)
-                    found.append((row["time_us"], row["query_id"], from_row(row)))
+                times, ids, *others = (column.to_pylist() for column in batch.columns)
+                found += zip(times, ids, from_rows(others), strict=True)
             found.sort(key=lambda item: item[:2])
             return [trace for _, _, trace in found]
 

@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cascade.database import connect, migrate, plain_errors, reading, writing
-from cascade.store import Span, from_microseconds, from_row, microseconds, to_row
+from cascade.store import RECORDS, VALUES, Span, from_microseconds, from_rows, microseconds, to_row
 from cascade.trace import Query, Trace, query_from_dict
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = "traces"
+READ_CHUNK = 5000
+"""Rows that are fetched and parsed at a time."""
 CHUNK = 500
 """Values in one IN list; SQLite's oldest limit on variables is 999."""
 
@@ -156,10 +158,16 @@ class SqlTraceStore:
         return (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(table)
 
     def _traces(self, conditions: Sequence[sa.ColumnElement[bool]]) -> list[Trace]:
-        statement = sa.select(TRACES).where(*conditions).order_by(TRACES.c.time_us, TRACES.c.query_id)
+        # As text: it is decoded in one go, and by psycopg not at all.
+        texts = [sa.cast(TRACES.c[name], sa.Text) for name in RECORDS]
+        columns = [TRACES.c.version, *(TRACES.c[name] for name in VALUES), *texts]
+        statement = sa.select(*columns).where(*conditions).order_by(TRACES.c.time_us, TRACES.c.query_id)
+        found: list[Trace] = []
         with reading(self._engine) as connection:
-            rows = connection.execution_options(yield_per=2000).execute(statement)
-            return [from_row(row._mapping) for row in rows]
+            rows = connection.execution_options(yield_per=READ_CHUNK).execute(statement)
+            for part in rows.partitions():
+                found += from_rows(list(zip(*part, strict=True)))
+        return found
 
 
 def _window(start: datetime | None, end: datetime | None) -> list[sa.ColumnElement[bool]]:

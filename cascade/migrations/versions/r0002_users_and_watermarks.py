@@ -1,4 +1,4 @@
-"""Users to delete by, an index of escalations by time, and how far each log has been read."""
+"""Users to delete by, indices in the order of reading, one of escalations alone, and how far logs were read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def upgrade() -> None:
     op.execute(f"UPDATE traces SET user_key = {USER[dialect]} WHERE {USER[dialect]} IS NOT NULL")
     # As SQLAlchemy writes the condition: SQLite takes a partial index only for the very same term.
     escalated: dict[str, Any] = {f"{dialect}_where": sa.text("escalated = 1" if dialect == "sqlite" else "escalated")}
-    op.create_index("ix_traces_escalated_time_us", "traces", ["time_us"], **escalated)
+    op.drop_index("ix_traces_time_us", "traces")
+    op.create_index("ix_traces_time", "traces", ["time_us", "query_id"])
+    op.create_index("ix_traces_escalated", "traces", ["time_us", "query_id"], **escalated)
     op.create_index("ix_traces_user_key", "traces", ["user_key"])
     op.create_table(
         "watermarks",
