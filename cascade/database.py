@@ -65,8 +65,8 @@ def migrate(engine: Engine, scripts: Path, version_table: str, first: str, first
     """Bring a database to the newest revision below `scripts`, by alembic.
 
     Script files are named by their revision: r0002_what_it_does.py. A database from before migrations (it has
-    `first_table`, and no `version_table`) counts as revision `first`. Raises StoreError for a revision that this version
-    does not know: a newer version wrote it.
+    `first_table`, and no `version_table`) counts as revision `first`. Raises StoreError for a revision that this
+    version does not know: a newer version wrote it.
     """
     newest = max(path.name[1:5] for path in (scripts / "versions").glob("r[0-9]*.py"))
     with reading(engine) as connection:
