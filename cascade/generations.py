@@ -103,8 +103,8 @@ def from_langfuse(row: dict[str, Any]) -> Generation:
         messages=_messages(_decoded(row.get("input"))),
         answer=replace(
             answer,
-            tokens_in=_count(usage.get("input", usage.get("prompt_tokens"))),
-            tokens_out=_count(usage.get("output", usage.get("completion_tokens"))),
+            tokens_in=_used(usage, "input", "prompt_tokens"),
+            tokens_out=_used(usage, "output", "completion_tokens"),
             latency_s=_between(start, end),
         ),
         user=None if user is None else user_key(user),
@@ -232,6 +232,15 @@ def _between(start: datetime, end: datetime | None) -> float | None:
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _used(usage: dict[str, Any], kind: str, otherwise: str) -> int | None:
+    """Langfuse counts kinds apart (input, input_cached_tokens, ...) and sums them by name itself; so does this."""
+    counts = [_count(value) for key, value in usage.items() if kind in key and "cost" not in key and value is not None]
+    if not counts:
+        return _count(usage.get(otherwise))
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _amount(value: Any) -> float | None:

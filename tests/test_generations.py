@@ -245,6 +245,12 @@ def test_a_json_list_is_read_whole(store, tmp_path):
         assert rejected(tmp_path) == ["not a JSON object but int"]
 
 
+def test_cached_tokens_count(store, tmp_path):
+    usage = {"input": 4, "input_cached_tokens": 6, "output": 10, "total": 20}
+    load(store, tmp_path, "langfuse", [langfuse_call("a", "small", usage_details=usage)])
+    assert store.between(None, None)[0].cheap.tokens_in == 10
+
+
 def test_unknown_tokens_fall_back_on_the_logged_cost(store, tmp_path):
     load(store, tmp_path, "langfuse", [langfuse_call("a", "small", usage_details={})])
     assert store.between(None, None)[0].cost_usd == 0.5
