@@ -42,6 +42,8 @@ _T = TypeVar("_T")
 class LakeTraceStore:
     """Traces in Parquet files below `root`, a folder or an fsspec URL such as s3://bucket/traces.
 
+    One object serves one thread at a time; any number of objects and processes may use one lake.
+
     Raises ConfigError where the place cannot be used, StoreError where its files are damaged.
     """
 
@@ -59,7 +61,6 @@ class LakeTraceStore:
             nonlocal written
             new = rows.keys() - self._known(rows.keys())
             if new != written[0]:  # else the files of the attempt before still hold
-                self._log.delete(file.path for file in written[1])
                 written = (frozenset(new), self._write(rows[i] for i in new))
             return (Change(written[1]) if new else None), len(new)
 
@@ -121,27 +122,30 @@ class LakeTraceStore:
         return self._read(read)
 
     def remove(self, ids: Collection[str]) -> int:
-        """Delete traces for good: all of `ids` or none. Returns how many were there."""
-        wanted = sorted(set(ids))
+        """Delete traces for good: all of `ids` or none. Returns how many were there.
+
+        Every file with one of them is written anew without it; dead writers' old files go, too.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pc.field("query_id").isin(pa.array(sorted(set(ids)), pa.string()))
 
         def change() -> tuple[Change | None, int]:
-            import pyarrow as pa
-            import pyarrow.compute as pc
-
             gone, kept = [], []
             n = 0
-            for file in self._live(None, None) if wanted else ():
-                if not self._table(
-                    [file], ["query_id"], pc.field("query_id").isin(pa.array(wanted, pa.string()))
-                ).num_rows:
+            for file in self._live(None, None) if ids else ():
+                if not self._table([file], ["query_id"], wanted).num_rows:
                     continue
-                rest = self._table([file], _COLUMNS, ~pc.field("query_id").isin(pa.array(wanted, pa.string())))
+                rest = self._table([file], _COLUMNS, ~wanted)
                 gone.append(file.path)
                 n += file.n - rest.num_rows
                 kept += [self._write_table(rest, file.day)] if rest.num_rows else []
             return (Change(tuple(kept), tuple(gone)) if gone else None), n
 
-        return self._log.commit(change)
+        n = self._log.commit(change)
+        self._log.sweep()
+        return n
 
     def compact(self, days: Collection[str] | None = None) -> int:
         """Put a day's files together (all days by default); also deletes dead writers' files. Returns files gone."""

@@ -80,6 +80,7 @@ class CommitLog:
             except FileNotFoundError:
                 continue  # compacted away meanwhile: the next look at the log tells
             if planned is None:
+                self.delete(written)
                 return n
             files = {file.path for file in planned.add}
             self.delete(written - files)
