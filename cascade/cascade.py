@@ -16,7 +16,16 @@ from cascade.purchase import Buyer
 from cascade.store import TraceStore
 from cascade.tiers import Failure, Flagship, Tier
 from cascade.trace import Answer, Outcome, Query, Trace, Verdict
-from cascade.verifiers import RulesConfig, ScorerAccount, Verifier, fit_verifier, scorer_accounts
+from cascade.verifiers import (
+    ChainConfig,
+    RulesConfig,
+    Scorer,
+    ScorerAccount,
+    Trainable,
+    Verifier,
+    fit_verifier,
+    scorer_accounts,
+)
 from cascade.verifiers.accounts import add_known
 
 NO_VERIFIER = Verdict(Outcome.UNPARSED, None, ("no verifier yet",))
@@ -29,6 +38,9 @@ class ServeReport:
     n: int
     """Queries served and traced by this call."""
     n_escalated: int
+    """Queries answered by the flagship, the routed ones among them."""
+    n_routed: int
+    """Queries that the router sent there without a cheap attempt."""
     n_audited: int
     n_failed: int
     """Queries without a trace because the flagship failed; serving the same traffic again retries them."""
@@ -100,8 +112,7 @@ class Cascade:
         return int.from_bytes(digest[:8], "big") < self.audit_rate * 2**64
 
     def _serve_chunk(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
-        cheap = self.cheap.answer(queries, progress=False)
-        verdicts = [NO_VERIFIER] * len(cheap) if self.verifier is None else self.verifier.judge(queries, cheap)
+        verdicts, cheap = self._try(queries)
         asked = [
             query
             for query, verdict in zip(queries, verdicts, strict=True)
@@ -111,11 +122,21 @@ class Cascade:
         failed = [outcome.reason for outcome in outcomes.values() if isinstance(outcome, Failure)]
         asked_ids = {query.id for query in asked}
         traces = []
-        for query, answer, verdict in zip(queries, cheap, verdicts, strict=True):
+        for query, verdict in zip(queries, verdicts, strict=True):
             outcome = outcomes.get(query.id)
             if query.id not in asked_ids or isinstance(outcome, Answer):
-                traces.append(self._trace(query, answer, verdict, outcome if isinstance(outcome, Answer) else None))
+                flagship = outcome if isinstance(outcome, Answer) else None
+                traces.append(self._trace(query, cheap.get(query.id), verdict, flagship))
         return traces, failed, stop
+
+    def _try(self, queries: Sequence[Query]) -> tuple[list[Verdict], dict[str, Answer]]:
+        """Verdicts in order, and the cheap answers by query id; none where the query was routed."""
+        verdicts = [None] * len(queries) if self.verifier is None else self.verifier.route(queries)
+        tried = [query for query, verdict in zip(queries, verdicts, strict=True) if verdict is None]
+        answers = self.cheap.answer(tried, progress=False) if tried else []
+        judged = iter([NO_VERIFIER] * len(tried) if self.verifier is None else self.verifier.judge(tried, answers))
+        given = {query.id: answer for query, answer in zip(tried, answers, strict=True)}
+        return [next(judged) if verdict is None else verdict for verdict in verdicts], given
 
     def _ask_flagship(self, queries: Sequence[Query]) -> tuple[dict[str, Answer | Failure], BudgetExceeded | None]:
         outcomes: dict[str, Answer | Failure] = {}
@@ -126,9 +147,9 @@ class Cascade:
             return outcomes, error
         return outcomes, None
 
-    def _trace(self, query: Query, cheap: Answer, verdict: Verdict, flagship: Answer | None) -> Trace:
+    def _trace(self, query: Query, cheap: Answer | None, verdict: Verdict, flagship: Answer | None) -> Trace:
         # The verifier saw the answer whatever it said, so every query pays for it.
-        tried_usd = add_known((self.prices.cost_usd(cheap), verdict.cost_usd))
+        tried_usd = 0.0 if cheap is None else add_known((self.prices.cost_usd(cheap), verdict.cost_usd))
         flagship_usd = 0.0 if flagship is None else self.prices.cost_usd(flagship)
         escalated = not verdict.accepted
         return Trace(
@@ -171,6 +192,8 @@ def cold_start(
     grade_kind: str = "json_exact",
     reference_kind: str = "flagship",
     purpose: str = "calibration",
+    scorers: Sequence[Scorer | Trainable] = (),
+    chain: ChainConfig | None = None,
     progress: bool = True,
 ) -> Verifier:
     """A first verifier: `queries` go to both tiers, a cheap answer is right when it agrees with the flagship's, or
@@ -181,18 +204,20 @@ def cold_start(
     bought = buyer.buy(queries, purpose, progress=progress).answers
     kept = [query for query in queries if query.id in bought]
     references = [reference_text(query, bought[query.id], reference_kind) for query in kept]
-    return fit_verifier(kept, cheap.answer(kept, progress=progress), references, rules, config, grade_kind=grade_kind)
+    answers = cheap.answer(kept, progress=progress)
+    return fit_verifier(kept, answers, references, rules, config, grade_kind=grade_kind, scorers=scorers, chain=chain)
 
 
 def _report(traces: list[Trace], failures: list[str], n_skipped: int) -> ServeReport:
     return ServeReport(
         n=len(traces),
         n_escalated=sum(trace.escalated for trace in traces),
+        n_routed=sum(trace.routed for trace in traces),
         n_audited=sum(trace.audited for trace in traces),
         n_failed=len(failures),
         n_skipped=n_skipped,
         cost_usd=add_known(trace.cost_usd for trace in traces),
         audit_cost_usd=add_known(trace.audit_cost_usd for trace in traces),
         failure=failures[0] if failures else None,
-        accounts=scorer_accounts(trace.verdict for trace in traces if not trace.routed),
+        accounts=scorer_accounts(trace.verdict for trace in traces),
     )

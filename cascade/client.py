@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from cascade.confidence import summarise_tokens
 from cascade.errors import ConfigError, TierError
-from cascade.tiers import Failure
-from cascade.trace import Answer, Query, TokenConfidence
+from cascade.replies import logprobs_problem, to_answer
+from cascade.tiers import Failure, SamplingConfig, sample_seed
+from cascade.trace import Answer, Query
 
 if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types.chat import ChatCompletion
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 HOPELESS_STATUS = (401, 403, 404)
 """Key, permission or model name is wrong: every later request would fail the same way."""
@@ -56,6 +63,8 @@ class OpenAITierConfig(BaseModel):
     """Ask for log-probabilities of the two likeliest tokens."""
     send_schema: bool = False
     """Send a query's JSON schema as response_format; only for endpoints that know it."""
+    samples_per_request: Literal["one", "all"] = "one"
+    """Draw k samples by k requests, or by one with n = k: the prompt is billed once, but not all endpoints know n."""
 
     @property
     def price_name(self) -> str:
@@ -73,16 +82,39 @@ def request_params(query: Query, config: OpenAITierConfig) -> dict[str, Any]:
     if config.temperature is not None:
         params["temperature"] = config.temperature
     if config.logprobs:
-        params |= {"logprobs": True, "top_logprobs": 2}
+        params |= {"logprobs": True, "top_logprobs": 2 if config.temperature == 0 else 3}
     if config.send_schema and query.schema is not None:
         schema = {"name": "answer", "schema": query.schema, "strict": True}
         params["response_format"] = {"type": "json_schema", "json_schema": schema}
     return params
 
 
+def sample_params(
+    query: Query, config: OpenAITierConfig, sampling: SamplingConfig, index: int = 0, n: int = 1
+) -> dict[str, Any]:
+    """Body of the request for `n` samples, the first of which has number `index`.
+
+    Where the endpoint refuses a temperature (None in `config`), its own is what it samples at.
+    """
+    params = request_params(query, config)
+    if config.temperature is not None:
+        params |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.seed is not None:
+        params["seed"] = sample_seed(query, index, sampling.seed)
+    if n > 1:
+        params["n"] = n
+    for name in ("logprobs", "top_logprobs"):  # a sample is compared as text
+        params.pop(name, None)
+    return params
+
+
 def request_digest(query: Query, config: OpenAITierConfig) -> str:
     """SHA-256 (hex) of model, messages and parameters: equal for questions that need asking only once."""
-    body = json.dumps(request_params(query, config), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _digest(request_params(query, config))
+
+
+def _digest(params: dict[str, Any]) -> str:
+    body = json.dumps(params, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -97,6 +129,12 @@ class OpenAITier:
         self.config = config
         self._key = _api_key(config)
         self._client: OpenAI | None = None
+        self._knows_logprobs = not config.logprobs
+
+    @property
+    def price_name(self) -> str:
+        """Name that answers carry and that the price table must list."""
+        return self.config.price_name
 
     def __enter__(self) -> Self:
         return self
@@ -148,21 +186,75 @@ class OpenAITier:
 
         `queries` is read only as fast as requests can be sent. Nothing more is sent once the endpoint is
         plainly unusable (wrong key or model, or `4 x concurrency` failures in a row): what is left comes
-        back as failures.
+        back as failures. Where log-probabilities were asked for and the first answer has none, it is logged once.
         """
+        for query, outcome in self._stream(queries, self._ask):
+            if isinstance(outcome, Answer):
+                self._check_logprobs(outcome)
+            yield query, outcome
+
+    def sample(
+        self, queries: Sequence[Query], k: int, sampling: SamplingConfig, *, progress: bool = True
+    ) -> list[list[Answer | Failure]]:
+        """`k` samples of each query, in order; a failed request stops no other and stands in its place as Failure.
+
+        With `samples_per_request: all` the usage of the one request is on its first sample and the others carry 0
+        tokens, so that sums are right; their latency is the request's.
+        """
+        outcomes: list[list[Answer | Failure]] = [[] for _ in queries]
+        arriving = self._iter_samples(queries, k, sampling)
+        bar = tqdm(total=len(queries) * k, desc=f"sample {self.config.model}", unit="sample", disable=not progress)
+        with bar:
+            by_place = {}
+            for place, got in arriving:
+                by_place[place] = got
+                bar.update(len(got))
+        for place in sorted(by_place):
+            outcomes[place[0]] += by_place[place]
+        return outcomes
+
+    def _iter_samples(
+        self, queries: Sequence[Query], k: int, sampling: SamplingConfig
+    ) -> Iterator[tuple[tuple[int, int], list[Answer | Failure]]]:
+        """((place of the query, number of its first sample), outcomes), in any order."""
+        n = max(1, k) if self.config.samples_per_request == "all" else 1
+
+        def ask(place: tuple[int, int]) -> list[Answer] | Failure:
+            number, index = place
+            params = sample_params(queries[number], self.config, sampling, index, n)
+            # Without a seed the k bodies are equal, and an endpoint that honours the key would send one answer k times.
+            return self._request(
+                params, f"{_digest(params)}-{index}", lambda reply, spent: self._samples(reply, spent, n)
+            )
+
+        places = ((number, index) for number in range(len(queries)) for index in range(0, k, n))
+        for place, outcome in self._stream(places, ask):
+            yield place, [outcome] * n if isinstance(outcome, Failure) else list(outcome)
+
+    def _samples(self, reply: ChatCompletion, latency_s: float, n: int) -> list[Answer]:
+        choices = getattr(reply, "choices", None) or []
+        if len(choices) != n:
+            raise ValueError(f"{len(choices)} choices in it, {n} asked for")
+        first, *others = [to_answer(reply, self.price_name, latency_s, index) for index in range(n)]
+        return [first, *(replace(other, tokens_in=0, tokens_out=0) for other in others)]
+
+    def _stream(
+        self, jobs: Iterable[Job], ask: Callable[[Job], Result | Failure]
+    ) -> Iterator[tuple[Job, Result | Failure]]:
+        """Run `ask` on each job on `concurrency` threads, reading jobs only as fast as they can be sent."""
         config = self.config
-        source = iter(queries)
+        source, nothing = iter(jobs), object()
         in_a_row, stop_reason = 0, None
         self._connect()  # here, before there are threads that would each make their own
         with ThreadPoolExecutor(config.concurrency, thread_name_prefix="flagship") as pool:
-            running: dict[Future[Answer | Failure], Query] = {}
+            running: dict[Future[Result | Failure], Job] = {}
             try:
                 while True:
                     while stop_reason is None and len(running) < config.concurrency:
-                        query = next(source, None)
-                        if query is None:
+                        job: Any = next(source, nothing)
+                        if job is nothing:
                             break
-                        running[pool.submit(self._ask, query)] = query
+                        running[pool.submit(ask, job)] = job
                     if not running:
                         break
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -174,7 +266,7 @@ class OpenAITier:
                             stop_reason = stop_reason or self._stop_reason(outcome, in_a_row)
                         yield running.pop(future), outcome
                 if stop_reason is not None:
-                    yield from ((query, Failure(stop_reason, maybe_billed=False)) for query in source)
+                    yield from ((job, Failure(stop_reason, maybe_billed=False)) for job in source)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -184,14 +276,28 @@ class OpenAITier:
         limit = 4 * self.config.concurrency
         return f"not sent after {in_a_row} failures in a row: {failure.reason}" if in_a_row >= limit else None
 
+    def _check_logprobs(self, answer: Answer) -> None:
+        if self._knows_logprobs or not answer.text.strip():
+            return
+        self._knows_logprobs = True
+        problem = logprobs_problem(answer, self.config.model, self.config.base_url)
+        if problem is not None:
+            log.warning("%s", problem)
+
     def _ask(self, query: Query) -> Answer | Failure:
+        params = request_params(query, self.config)
+        return self._request(params, _digest(params), lambda reply, spent: to_answer(reply, self.price_name, spent))
+
+    def _request(
+        self, params: dict[str, Any], key: str, read: Callable[[ChatCompletion, float], Result]
+    ) -> Result | Failure:
+        """Send one request with its idempotency key; `read(reply, seconds)` raises ValueError for a malformed reply."""
         import openai
 
-        headers = {"Idempotency-Key": request_digest(query, self.config)}
         started = time.perf_counter()
         try:
-            reply = self._connect().chat.completions.create(**request_params(query, self.config), extra_headers=headers)
-            return _to_answer(reply, self.config.price_name, time.perf_counter() - started)
+            reply = self._connect().chat.completions.create(**params, extra_headers={"Idempotency-Key": key})
+            return read(reply, time.perf_counter() - started)
         except openai.APITimeoutError:
             return Failure(
                 f"no reply within {self.config.timeout_s:g} s from {self.config.base_url}", maybe_billed=True
@@ -238,49 +344,23 @@ def list_models(config: OpenAITierConfig) -> list[str]:
         client.close()
 
 
+def probe_logprobs(config: OpenAITierConfig) -> None:
+    """Ask for one short answer with log-probabilities. Raises TierError when none come or the endpoint fails."""
+    query = Query("probe", datetime.now(UTC), "probe", ({"role": "user", "content": "hello"},))
+    with OpenAITier(config.model_copy(update={"logprobs": True, "max_tokens": 8})) as tier:
+        outcome = tier._ask(query)
+    if isinstance(outcome, Failure):
+        raise TierError(f"{config.model} at {config.base_url} did not answer: {outcome.reason}")
+    problem = logprobs_problem(outcome, config.model, config.base_url)
+    if problem is not None:
+        raise TierError(problem)
+
+
 def answer_from_completion(row: dict[str, Any]) -> Answer:
     """An Answer of a logged chat completion (the endpoint's JSON); latency unknown. Raises ValueError."""
     from openai.types.chat import ChatCompletion
 
-    return _to_answer(ChatCompletion.construct(**row), str(row.get("model") or "unknown"), None)
-
-
-def _to_answer(reply: ChatCompletion, model: str, latency_s: float | None) -> Answer:
-    """An Answer of a reply; raises ValueError where it holds none (the SDK does not check what is sent)."""
-    choices = getattr(reply, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        raise ValueError("no choices in it")
-    choice = choices[0]
-    text = choice.message.content
-    if text is None:
-        text = getattr(choice.message, "refusal", None)
-    if not isinstance(text, str):
-        raise ValueError("no text in it")  # noqa: TRY004 - one error kind for all malformed replies
-    usage = getattr(reply, "usage", None)
-    return Answer(
-        text=text,
-        model=model,
-        tokens_in=_count(usage, "prompt_tokens"),
-        tokens_out=_count(usage, "completion_tokens"),
-        latency_s=latency_s,
-        finish_reason=choice.finish_reason or "unknown",
-        confidence=_token_confidence(choice),
-    )
-
-
-def _token_confidence(choice: Any) -> TokenConfidence | None:
-    tokens = getattr(getattr(choice, "logprobs", None), "content", None)
-    if not tokens:
-        return None
-    tops = [sorted((entry.logprob for entry in token.top_logprobs or []), reverse=True)[:2] for token in tokens]
-    complete = all(len(top) == 2 for top in tops)
-    margins = [math.exp(first) - math.exp(second) for first, second in tops] if complete else None
-    return summarise_tokens([token.logprob for token in tokens], margins)
-
-
-def _count(usage: Any, name: str) -> int | None:
-    value = getattr(usage, name, None)
-    return value if isinstance(value, int) and value >= 0 else None
+    return to_answer(ChatCompletion.construct(**row), str(row.get("model") or "unknown"), None)
 
 
 def _one_line(text: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as record
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from cascade.errors import ConfigError
@@ -21,27 +24,65 @@ class Price:
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
     date: datetime.date | None = None
-    """The day on which the price was read."""
+    """The day from which the price holds (`from` in the file; `date` in the flat form)."""
     source: str | None = None
+    cached_input_per_million: float | None = Field(default=None, ge=0)
+    """Price of prompt tokens that the provider had in its cache; None charges them like others."""
 
-    def usd(self, tokens_in: int, tokens_out: int) -> float:
-        """Cost of a request with so many prompt and completion tokens."""
-        return (tokens_in * self.input_per_million + tokens_out * self.output_per_million) / 1e6
+    def usd(self, tokens_in: int, tokens_out: int, tokens_cached: int = 0) -> float:
+        """Cost of a request with so many prompt and completion tokens; `tokens_cached` of the prompt's were cached."""
+        cached = self.input_per_million if self.cached_input_per_million is None else self.cached_input_per_million
+        fresh = tokens_in - tokens_cached
+        return (fresh * self.input_per_million + tokens_cached * cached + tokens_out * self.output_per_million) / 1e6
 
 
-class PriceTable(BaseModel):
-    """Prices by model name, as kept in configs/prices.yaml."""
+class ComputePrices(BaseModel):
+    """What own compute costs, in US dollars per hour; None makes the cost of training on it unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prices: Mapping[str, Price]
+    usd_per_gpu_hour: float | None = Field(default=None, ge=0)
+    usd_per_cpu_hour: float | None = Field(default=None, ge=0)
+    """Of one core."""
+
+    def usd(self, seconds: float, device: Literal["gpu", "cpu"], units: int = 1) -> float | None:
+        """Cost of `units` GPUs or cores for so long; None where the table has no price for them."""
+        rate = self.usd_per_gpu_hour if device == "gpu" else self.usd_per_cpu_hour
+        return None if rate is None else seconds / 3600 * units * rate
+
+
+class PriceTable(BaseModel):
+    """Prices by model name, as kept in configs/prices.yaml.
+
+    A model's entry is a list of dated prices, each in force from its day until the next one's; or, in the flat form,
+    a single price that holds at any time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prices: Mapping[str, tuple[Price, ...]]
+    """Oldest first."""
+    compute: ComputePrices = ComputePrices()
+    _path: Path | None = PrivateAttr(default=None)
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _as_lists(cls, prices: Any) -> Any:
+        if not isinstance(prices, Mapping):
+            return prices
+        return {model: _entries(str(model), entry) for model, entry in prices.items()}
+
+    @field_validator("prices")
+    @classmethod
+    def _in_order(cls, prices: Mapping[str, tuple[Price, ...]]) -> Mapping[str, tuple[Price, ...]]:
+        return {model: tuple(sorted(entries, key=_day)) for model, entries in prices.items()}
 
     @classmethod
     def from_yaml(cls, path: Path) -> PriceTable:
         """Read a table; raises ConfigError when the file is missing or is not one."""
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            return cls.model_validate(content)
+            table = cls.model_validate(content)
         except OSError as error:
             raise ConfigError(f"cannot read the price table {path}: {error.strerror}; check the path") from error
         except yaml.YAMLError as error:
@@ -50,21 +91,73 @@ class PriceTable(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"the price table {path} is wrong at {where or 'its top'}: {first['msg']}") from error
+        table._path = Path(path)
+        return table
 
-    def price(self, model: str) -> Price:
-        """Price of a model; raises ConfigError with the known names for one that is not listed."""
-        try:
-            return self.prices[model]
-        except KeyError:
+    def price(self, model: str, at: datetime.datetime | None = None) -> Price:
+        """Price of a model in force at a time (UTC), the newest one without a time.
+
+        Raises ConfigError, naming the table and what to add, for a model or a time that it does not cover.
+        """
+        table = "the price table" if self._path is None else f"the price table {self._path}"
+        if model not in self.prices:
             known = ", ".join(sorted(self.prices)) or "none"
-            raise ConfigError(f"no price for model {model!r}; add it to the price table (known: {known})") from None
+            raise ConfigError(
+                f"no price for model {model!r} in {table}: add input_per_million and output_per_million under"
+                f" prices.{model} (known: {known})"
+            )
+        entries = self.prices[model]
+        if at is None or (len(entries) == 1 and entries[0].date is None):
+            return entries[-1]
+        day = at.astimezone(datetime.UTC).date() if at.tzinfo else at.date()
+        past = [price for price in entries if _day(price) <= day]
+        if not past:
+            raise ConfigError(
+                f"no price for model {model!r} on {day} in {table}: its first entry is from {entries[0].date}; add the"
+                f" one that was in force under prices.{model}"
+            )
+        return past[-1]
 
-    def cost_usd(self, answer: Answer) -> float | None:
-        """Cost of an answer; None when a token count is unknown. Raises ConfigError for an unlisted model."""
-        price = self.price(answer.model)
+    def cost_usd(self, answer: Answer, at: datetime.datetime | None = None) -> float | None:
+        """Cost of an answer at the price in force at a time, the newest one without a time.
+
+        None when a token count is unknown. Raises ConfigError as `price` does.
+        """
+        price = self.price(answer.model, at)
         if answer.tokens_in is None or answer.tokens_out is None:
             return None
         return price.usd(answer.tokens_in, answer.tokens_out)
+
+
+def _entries(model: str, entry: Any) -> Any:
+    if isinstance(entry, Price):
+        return (entry,)
+    if isinstance(entry, Mapping):
+        return (_flat(entry),)
+    if not isinstance(entry, Sequence) or isinstance(entry, str) or not entry:
+        raise ValueError(f"{model} needs a price or a list of dated prices, not {entry!r}")
+    return tuple(_dated(model, each) for each in entry)
+
+
+def _flat(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A single price holds at any time, whatever day it was read on; the day stays with its source."""
+    read = entry.get("date")
+    if read is None:
+        return entry
+    source = entry.get("source")
+    return {k: v for k, v in entry.items() if k != "date"} | {"source": f"{source or 'unnamed'}, read {read}"}
+
+
+def _dated(model: str, entry: Any) -> Any:
+    if isinstance(entry, Price):
+        return entry
+    if not isinstance(entry, Mapping) or "from" not in entry:
+        raise ValueError(f"each price in the list of {model} needs `from`, the day from which it holds")
+    return {**{k: v for k, v in entry.items() if k != "from"}, "date": entry["from"]}
+
+
+def _day(price: Price) -> datetime.date:
+    return price.date or datetime.date.min
 
 
 def sequential_cost(small: float, verifier: float, large: float, escalation_rate: float) -> float:
@@ -98,6 +191,53 @@ def blog_break_even_rate(small: float, verifier: float, large: float) -> float:
     if large <= 0:
         raise ConfigError(f"the flagship's cost per query is {large}; a break-even needs a positive one")
     return max(0.0, (large - small) / (verifier + large))
+
+
+def uncharged_cost(small: float, large: float, escalation_rate: float) -> float:
+    """A router's account, (1 - e) x small + e x large: the cheap call of an escalated query is not charged.
+
+    UCCI (Kotte 2026, equation 1) reports its saving so. It holds for a router that decides before the cheap call; a
+    cascade has made that call by the time it decides. For comparison only.
+    """
+    return (1 - escalation_rate) * small + escalation_rate * large
+
+
+def cost_per_completed(costs_usd: Sequence[float | None], completed: Sequence[bool]) -> float | None:
+    """All that was paid over the queries that were completed, in USD.
+
+    A query that failed (no answer, or one that nobody could use) is paid for and is not completed. None when a cost
+    is unknown or nothing was completed. The sequences run in parallel.
+    """
+    known = [cost for cost, _ in zip(costs_usd, completed, strict=True) if cost is not None]
+    return sum(known) / sum(completed) if len(known) == len(costs_usd) and any(completed) else None
+
+
+def ratio_to_flagship(cost_usd: float | None, flagship_cost_usd: float | None) -> float | None:
+    """Cascade's cost over that of always asking the flagship; None when either is unknown or the latter is zero."""
+    if cost_usd is None or flagship_cost_usd is None or flagship_cost_usd <= 0:
+        return None
+    return cost_usd / flagship_cost_usd
+
+
+@record(frozen=True, slots=True)
+class Payback:
+    """How many queries a run takes to pay for itself."""
+
+    queries: int | None
+    why: str
+    """The sum, or why there is none."""
+
+
+def payback(run_cost_usd: float | None, saved_per_query_usd: float | None) -> Payback:
+    """Queries until a saving per query has paid what making it cost, rounded up."""
+    if run_cost_usd is None:
+        return Payback(None, "unknown: the run's cost is not known")
+    if saved_per_query_usd is None:
+        return Payback(None, "unknown: the saving per query is not known")
+    if saved_per_query_usd <= 0:
+        return Payback(None, "never: nothing is saved")
+    queries = math.ceil(run_cost_usd / saved_per_query_usd - 1e-9)
+    return Payback(queries, f"the run cost ${run_cost_usd:,.4f} and saves ${1000 * saved_per_query_usd:,.4f} per 1,000")
 
 
 def escalation_floor(cheap_error: float, target_error: float) -> float:

@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch with the confidence of every token, without the overhead of a general
+"""Decoding of a batch, greedy or sampled, with the confidence of every token, without the overhead of a general
 generate().
 
 Rows that ended leave the batch, and the key-value cache is written in place: both matter on a CPU, where
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -29,7 +30,7 @@ class Decoded:
     logprobs: list[float]
     """Natural log-probability of each generated token, the end token included."""
     margins: list[float]
-    """p1 - p2 at each of these steps."""
+    """p1 - p2 of the two likeliest tokens at each of these steps, whichever was chosen."""
     ended: bool
     """False when the row was cut off."""
     seconds: float
@@ -83,7 +84,57 @@ def greedy(
     evaluation mode.
     """
     with torch.inference_mode():
-        return _Batch(model, prompts, pad_id, end_ids, max_new_tokens).run()
+        return _Batch(model, prompts, pad_id, end_ids, max_new_tokens, _Greedy()).run()
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    pad_id: int,
+    end_ids: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+) -> list[Decoded]:
+    """As `greedy`, but each token is drawn at `temperature` (> 0), among the likeliest that together have `top_p`.
+
+    A row's draws come from its own seed alone, so it is the same in any batch but for rounding. The log-probabilities
+    told are the model's own, at temperature 1.
+    """
+    with torch.inference_mode():
+        draws = _Draws(seeds, max_new_tokens, temperature, top_p, model.device)
+        return _Batch(model, prompts, pad_id, end_ids, max_new_tokens, draws).run()
+
+
+class _Greedy:
+    """Chooses the likeliest token."""
+
+    def choose(self, logits: torch.Tensor, likeliest: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        return likeliest
+
+
+class _Draws:
+    """Chooses by one uniform number per row and step, drawn beforehand from the row's own generator."""
+
+    def __init__(self, seeds: Sequence[int], steps: int, temperature: float, top_p: float, device: Any) -> None:
+        drawn = np.stack([np.random.default_rng(seed).random(steps) for seed in seeds])
+        self.uniform = torch.tensor(drawn, dtype=torch.float64, device=device)
+        self.temperature, self.top_p = temperature, top_p
+
+    def choose(self, logits: torch.Tensor, likeliest: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """Inverse of the cumulative distribution in order of token ids, where rounding swaps no two tokens."""
+        p = (logits.double() / self.temperature).softmax(-1)
+        if self.top_p < 1.0:
+            ranked = p.sort(dim=-1, descending=True).values
+            before = ranked.cumsum(-1) - ranked
+            least = ranked.masked_fill(before >= self.top_p, 1.0).amin(-1, keepdim=True)
+            p = p.masked_fill(p < least, 0.0)
+        sums = p.cumsum(-1)
+        target = self.uniform[rows, step, None] * sums[:, -1:]
+        # Right: a token of no probability spans no part of the line, and is passed over even at its very edge.
+        chosen: torch.Tensor = torch.searchsorted(sums, target, right=True).squeeze(-1)
+        return chosen.clamp(max=logits.shape[-1] - 1)
 
 
 class _Batch:
@@ -96,7 +147,9 @@ class _Batch:
         pad_id: int,
         end_ids: Sequence[int],
         max_new_tokens: int,
+        chooser: _Greedy | _Draws,
     ) -> None:
+        self.chooser = chooser
         self.started = time.perf_counter()
         device = model.device
         width = max(len(prompt) for prompt in prompts)
@@ -150,11 +203,12 @@ class _Batch:
         )
         logits = output.logits[:, -1].float()
         top, indices = logits.topk(2, dim=-1)
-        logs = top - logits.logsumexp(-1, keepdim=True)
-        self.tokens[self.rows, step] = indices[:, 0]
-        self.logprobs[self.rows, step] = logs[:, 0]
+        total = logits.logsumexp(-1, keepdim=True)
+        logs = top - total
+        chosen = self.chooser.choose(logits, indices[:, 0], self.rows, step)
+        self.tokens[self.rows, step] = chosen
+        self.logprobs[self.rows, step] = (logits.gather(-1, chosen[:, None]) - total).squeeze(-1)
         self.margins[self.rows, step] = logs[:, 0].exp() - logs[:, 1].exp()
-        chosen: torch.Tensor = indices[:, 0]
         return chosen
 
     def _finish(self, rows: list[int], step: int) -> None:

@@ -245,8 +245,8 @@ def _openai_trace(row: dict[str, Any], prices: PriceTable) -> Trace:
     if isinstance(propensity, bool) or not isinstance(propensity, int | float) or not 0 <= propensity <= 1:
         raise ValueError(f"audit_propensity {propensity!r} is not a probability")
     escalated = row["escalated"]
-    cheap_usd = prices.cost_usd(cheap)
-    flagship_usd = prices.cost_usd(flagship) if flagship else None
+    cheap_usd = prices.cost_usd(cheap, query.time)
+    flagship_usd = prices.cost_usd(flagship, query.time) if flagship else None
     cost = cheap_usd
     if escalated:
         cost = None if cheap_usd is None or flagship_usd is None else cheap_usd + flagship_usd

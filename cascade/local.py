@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,10 @@ from tqdm import tqdm
 
 from cascade.confidence import summarise_tokens
 from cascade.errors import ConfigError, TierError
+from cascade.tiers import Failure, SamplingConfig, sample_seed
 from cascade.trace import Answer, Query
+
+NO_GPU = "no GPU"
 
 
 class LocalTierConfig(BaseModel):
@@ -35,6 +39,16 @@ class LocalTierConfig(BaseModel):
     @classmethod
     def _path_to_text(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One answer to make."""
+
+    prompt: list[int]
+    """Token ids."""
+    seed: int = 0
+    """Of its draws, where it is a sample."""
 
 
 class LocalTier:
@@ -65,12 +79,38 @@ class LocalTier:
         A prompt that leaves no room in the model's context gives an empty answer with finish reason
         "length", which the rules reject. Raises TierError when the chat template cannot render a query.
         """
+        jobs = [_Job(prompt) for prompt in self._encode(queries)]
+        return self._run(jobs, None, f"answer {self.config.name}", "query", progress)
+
+    def sample(
+        self, queries: Sequence[Query], k: int, sampling: SamplingConfig, *, progress: bool = True
+    ) -> list[list[Answer | Failure]]:
+        """`k` samples of each query, in order; they depend on the seed and the query's messages, not on the batch.
+
+        Raises TierError as `answer` does.
+        """
         prompts = self._encode(queries)
-        answers: list[Answer | None] = [None] * len(queries)
-        label = f"answer {self.config.name}"
-        with tqdm(total=len(queries), desc=label, unit="query", leave=None, disable=not progress) as bar:
-            for batch in self._batches(prompts):
-                for index, answer in zip(batch, self._answer_batch([prompts[i] for i in batch]), strict=True):
+        seed = sampling.seed or 0
+        jobs = [
+            _Job(prompt, sample_seed(query, index, seed))
+            for query, prompt in zip(queries, prompts, strict=True)
+            for index in range(k)
+        ]
+        drawn = self._run(jobs, sampling, f"sample {self.config.name}", "sample", progress)
+        return [list(drawn[start : start + k]) for start in range(0, len(drawn), k)]
+
+    @property
+    def price_name(self) -> str:
+        """Name that answers carry and that the price table must list."""
+        return self.config.name
+
+    def _run(
+        self, jobs: list[_Job], sampling: SamplingConfig | None, label: str, unit: str, progress: bool
+    ) -> list[Answer]:
+        answers: list[Answer | None] = [None] * len(jobs)
+        with tqdm(total=len(jobs), desc=label, unit=unit, leave=None, disable=not progress) as bar:
+            for batch in self._batches(jobs):
+                for index, answer in zip(batch, self._answer_batch([jobs[i] for i in batch], sampling), strict=True):
                     answers[index] = answer
                 bar.update(len(batch))
         return [answer for answer in answers if answer is not None]
@@ -86,47 +126,47 @@ class LocalTier:
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _batches(self, prompts: list[list[int]]) -> Iterator[list[int]]:
+    def _batches(self, jobs: list[_Job]) -> Iterator[list[int]]:
         """Indices of prompts of like length, the longest first so that a lack of memory shows at once."""
-        order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+        order = sorted(range(len(jobs)), key=lambda index: (-len(jobs[index].prompt), index))
         for start in range(0, len(order), self.config.batch_size):
             yield order[start : start + self.config.batch_size]
 
-    def _answer_batch(self, prompts: list[list[int]]) -> list[Answer]:
+    def _answer_batch(self, jobs: list[_Job], sampling: SamplingConfig | None) -> list[Answer]:
         """Answers of one batch; halves it when the GPU's memory does not suffice."""
         import torch
 
-        room = [self._room(prompt) for prompt in prompts]
+        room = [self._room(job.prompt) for job in jobs]
         if min(room) < self.config.max_new_tokens:
-            return [self._answer_alone(prompt, left) for prompt, left in zip(prompts, room, strict=True)]
+            return [self._answer_alone(job, left, sampling) for job, left in zip(jobs, room, strict=True)]
         try:
-            return self._decode(prompts, self.config.max_new_tokens)
+            return self._decode(jobs, self.config.max_new_tokens, sampling)
         except torch.OutOfMemoryError:
-            if len(prompts) == 1:
+            if len(jobs) == 1:
                 raise
             torch.cuda.empty_cache()
-        half = len(prompts) // 2
-        return self._answer_batch(prompts[:half]) + self._answer_batch(prompts[half:])
+        half = len(jobs) // 2
+        return self._answer_batch(jobs[:half], sampling) + self._answer_batch(jobs[half:], sampling)
 
     def _room(self, prompt: list[int]) -> int:
         return self._context - len(prompt) if self._context else self.config.max_new_tokens
 
-    def _answer_alone(self, prompt: list[int], room: int) -> Answer:
+    def _answer_alone(self, job: _Job, room: int, sampling: SamplingConfig | None) -> Answer:
         if room > 0:
-            return self._decode([prompt], min(room, self.config.max_new_tokens))[0]
-        return Answer("", self.config.name, len(prompt), 0, 0.0, "length")
+            return self._decode([job], min(room, self.config.max_new_tokens), sampling)[0]
+        return Answer("", self.config.name, len(job.prompt), 0, 0.0, "length")
 
-    def _decode(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
-        from cascade.decode import greedy
+    def _decode(self, jobs: list[_Job], max_new_tokens: int, sampling: SamplingConfig | None) -> list[Answer]:
+        from cascade.decode import greedy, sample
 
+        prompts = [job.prompt for job in jobs]
         pad_id = self._tokenizer.pad_token_id
-        decoded = greedy(
-            self._model,
-            prompts,
-            self._end_ids[0] if pad_id is None else pad_id,
-            self._end_ids,
-            max_new_tokens,
-        )
+        pad_id = self._end_ids[0] if pad_id is None else pad_id
+        if sampling is None:
+            decoded = greedy(self._model, prompts, pad_id, self._end_ids, max_new_tokens)
+        else:
+            seeds, how = [job.seed for job in jobs], (sampling.temperature, sampling.top_p)
+            decoded = sample(self._model, prompts, seeds, pad_id, self._end_ids, max_new_tokens, *how)
         texts = self._tokenizer.batch_decode(
             [row.ids for row in decoded], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -145,10 +185,10 @@ class LocalTier:
 
 
 def accelerator_name() -> str:
-    """The GPU's name, or "no GPU"."""
+    """The GPU's name, or NO_GPU."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else NO_GPU
 
 
 def _choose_dtype(wanted: str, device: str) -> Any:

@@ -148,7 +148,7 @@ def _escalated(group: Group) -> bool:
 
 def _cost(answer: Answer, call: Generation | None, prices: PriceTable) -> float | None:
     """By the price table, so that all traces are priced alike; as logged where the tokens are unknown."""
-    known = prices.cost_usd(answer)
+    known = prices.cost_usd(answer, None if call is None else call.time)
     return call.cost_usd if known is None and call is not None else known
 
 

@@ -16,11 +16,13 @@ JsonSchema = dict[str, Any]
 
 
 class Outcome(StrEnum):
-    """What a verifier says of an answer; UNPARSED (it could not judge) is never an acceptance."""
+    """What became of a cheap answer; UNPARSED (the verifier could not judge) is never an acceptance."""
 
     ACCEPT = "accept"
     REJECT = "reject"
     UNPARSED = "unparsed"
+    ROUTED = "routed"
+    """There is none: the router sent the query straight to the flagship."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 from cascade.errors import InputError
 from cascade.rows import parse_object
 from cascade.trace import Query, query_from_dict, query_to_dict
+from cascade.verifiers.rules import schema_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +130,6 @@ def _check_optional(row: dict[str, Any]) -> None:
             raise ValueError("route is null; leave it out or name one")
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{key} is {type(value).__name__}, not {kind.__name__}")
+    problem = schema_problem(row["schema"]) if row.get("schema") is not None else None
+    if problem is not None:
+        raise ValueError(f"schema is not a JSON Schema: {problem}")

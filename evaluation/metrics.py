@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from cascade.calibration import auroc
 from cascade.errors import InputError
+from cascade.verifiers.accounts import add_known
 from evaluation.intervals import (
     Interval,
     bootstrap_mean,
@@ -56,6 +58,10 @@ class SideMetrics:
     ratio_to_flagship: Interval | None
     """Cost over that of sending everything to the flagship."""
     n_cost_unknown: int
+    n_routed: int = 0
+    """Escalated without a cheap attempt; they count in the escalation rate."""
+    verifier_usd_per_1000: float | None = 0.0
+    """What the verifier charged, part of the cost; None when any charge is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,7 @@ def side_metrics(sides: Sequence[Side], flagship_costs: FloatArray, config: Metr
     accepted = [s for s in sides if s.accepted]
     wrong = sum(s.correct_cheap < 1.0 for s in accepted)
     costs = _costs(sides)
+    charged = add_known(s.verifier_cost_usd for s in sides)
     known = ~np.isnan(costs)
     both = known & ~np.isnan(flagship_costs)
     return SideMetrics(
@@ -140,6 +147,8 @@ def side_metrics(sides: Sequence[Side], flagship_costs: FloatArray, config: Metr
         cost_per_1000_usd=_mean_or_none(costs[known] * 1000, config),
         ratio_to_flagship=_ratio_or_none(costs[both], flagship_costs[both], config),
         n_cost_unknown=int(np.sum(~known)),
+        n_routed=sum(s.routed for s in sides),
+        verifier_usd_per_1000=None if charged is None else 1000 * charged / len(sides),
     )
 
 
@@ -174,13 +183,7 @@ def verifier_auroc(sides: Sequence[Side]) -> float | None:
     Over answers with a score; None when they are all right or all wrong.
     """
     scored = [(s.score, s.correct_cheap >= 1.0) for s in sides if s.score is not None]
-    right = np.array([score for score, correct in scored if correct])
-    wrong = np.array([score for score, correct in scored if not correct])
-    if not len(right) or not len(wrong):
-        return None
-    ranked = np.sort(wrong)
-    wins = np.searchsorted(ranked, right, "left") + np.searchsorted(ranked, right, "right")
-    return float(wins.sum() / (2 * len(right) * len(wrong)))
+    return auroc([score for score, _ in scored], [right for _, right in scored])
 
 
 def _flagship_costs(rows: Sequence[PairedRow]) -> FloatArray:

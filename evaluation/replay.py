@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from cascade.errors import InputError
@@ -25,8 +26,8 @@ class Judge(Protocol):
 class Pricing(Protocol):
     """What a price table must offer here; cascade.cost.PriceTable is one."""
 
-    def cost_usd(self, answer: Answer) -> float | None:
-        """Cost of one answer, None when its usage is unknown."""
+    def cost_usd(self, answer: Answer, at: datetime | None = None) -> float | None:
+        """Cost of one answer at the price in force at a time, None when its usage is unknown."""
         ...
 
 
@@ -49,6 +50,8 @@ class Side:
     """Cheap answer and verifier, plus the flagship's where it escalated; None when any of it is unknown."""
     verifier_cost_usd: float | None = 0.0
     """What the verifier charged for its verdict; part of `cost_usd`."""
+    routed: bool = False
+    """The router spared the cheap attempt: `answer` is what it would have been, and costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ def pair_sides(
     for place, query in enumerate(heldout):
         best = flagship[query.id]
         reference = reference_text(query, best, reference_kind)
-        case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), prices.cost_usd(best))
+        large_usd = prices.cost_usd(best, query.time)
+        case = _Case(query, reference, grade_kind, grade(best.text, reference, grade_kind), large_usd)
         rows.append(
             PairedRow(
                 query_id=query.id,
@@ -152,7 +156,8 @@ def _judge(verifier: Judge | None, queries: Sequence[Query], answers: Sequence[A
 
 def _side(case: _Case, answer: Answer, verdict: Verdict, prices: Pricing) -> Side:
     correct = grade(answer.text, case.reference, case.grade_kind)
-    parts = [prices.cost_usd(answer), verdict.cost_usd]
+    routed = verdict.outcome is Outcome.ROUTED
+    parts = [] if routed else [prices.cost_usd(answer, case.query.time), verdict.cost_usd]
     if not verdict.accepted:
         parts.append(case.flagship_cost_usd)
     return Side(
@@ -164,6 +169,7 @@ def _side(case: _Case, answer: Answer, verdict: Verdict, prices: Pricing) -> Sid
         served_correct=correct if verdict.accepted else case.flagship_grade,
         cost_usd=add_known(parts),
         verifier_cost_usd=verdict.cost_usd,
+        routed=routed,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cascade.cost import payback
 from cascade.errors import InputError
 from evaluation.intervals import Interval
 from evaluation.metrics import (
@@ -47,6 +48,8 @@ class EvaluationReport:
     """What making the candidate cost (flagship labels and training); None when unknown."""
     payback_queries: int | None = None
     """Queries until the saving has paid `run_cost_usd`; None when unknown or never."""
+    payback_why: str = ""
+    """What the number rests on, or why there is none."""
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +87,8 @@ def build_report(
     """Compare both sides over `rows`, overall and per cluster. InputError without rows."""
     config = config or MetricsConfig()
     overall = compare(rows, config)
+    saved = overall.paired.saved_per_1000_usd
+    paid = payback(run_cost_usd, None if saved is None else saved.value / 1000)
     return EvaluationReport(
         run_id=run_id,
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -99,7 +104,8 @@ def build_report(
         champion_auroc=verifier_auroc([r.champion for r in rows]),
         candidate_auroc=verifier_auroc([r.candidate for r in rows]),
         run_cost_usd=run_cost_usd,
-        payback_queries=_payback(overall.paired.saved_per_1000_usd, run_cost_usd),
+        payback_queries=paid.queries,
+        payback_why=paid.why,
         notes=tuple(notes),
     )
 
@@ -135,8 +141,9 @@ def report_markdown(report: EvaluationReport) -> str:
 
 
 def _side_lines(report: EvaluationReport) -> list[str]:
+    both = report.overall.champion, report.overall.candidate
+
     def line(label: str, show: Any, pick: Any) -> str:
-        both = report.overall.champion, report.overall.candidate
         return f"| {label} | {show(pick(both[0]))} | {show(pick(both[1]))} |"
 
     def errors(side: SideMetrics) -> str:
@@ -150,8 +157,14 @@ def _side_lines(report: EvaluationReport) -> list[str]:
         line("wrong among accepted", errors, lambda s: s),
         line("cost per 1,000 queries", _usd, lambda s: s.cost_per_1000_usd),
         line("cost / always flagship", _percent, lambda s: s.ratio_to_flagship),
+        line("verifier, per 1,000 queries", _plain_usd, lambda s: s.verifier_usd_per_1000),
+        *([line("routed past the cheap tier", str, lambda s: s.n_routed)] if any(s.n_routed for s in both) else []),
         f"| verifier AUROC | {_number(report.champion_auroc)} | {_number(report.candidate_auroc)} |",
     ]
+
+
+def _plain_usd(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f} USD"
 
 
 def _cluster_lines(report: EvaluationReport) -> list[str]:
@@ -184,16 +197,10 @@ def _right(report: EvaluationReport) -> str:
     return "flagship's answer" if report.reference_kind == "flagship" else "reference answer"
 
 
-def _payback(saved_per_1000: Interval | None, run_cost_usd: float | None) -> int | None:
-    if saved_per_1000 is None or run_cost_usd is None or saved_per_1000.value <= 0:
-        return None
-    return round(run_cost_usd / saved_per_1000.value * 1000)
-
-
 def _payback_text(report: EvaluationReport) -> str:
     if report.payback_queries is not None:
-        return f"{report.payback_queries:,} (the run cost ${report.run_cost_usd:,.2f})"
-    return "unknown: the run's cost is not known" if report.run_cost_usd is None else "never: nothing is saved"
+        return f"{report.payback_queries:,} ({report.payback_why})"
+    return report.payback_why
 
 
 def _percent(interval: Interval | None) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cascade.grade import grade, reference_text
-from cascade.local import LocalTier
-from cascade.trace import Answer, Query
-from cascade.verifiers import Verifier
+from cascade.local import NO_GPU, LocalTier, accelerator_name
+from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
 from evaluation.metrics import MetricsConfig
 from evaluation.replay import pair_sides
@@ -30,12 +30,13 @@ from flows.records import (
     load_decision,
     load_report,
     load_traces,
-    load_verifier,
+    load_verdicts,
     read_answers,
     write_answers,
 )
 from flows.rundir import Manifest, RunDir, read_json, write_json, write_jsonl, write_text
-from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
+from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
+from flows.verifying import Recalled, account_rows, describe, keep
 from promotion.gate import GateOutcome, decide
 
 
@@ -49,13 +50,23 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
         asked = [query for i, query in queries.items() if i in champion]
         candidate = dict(zip((q.id for q in asked), _candidate_answers(ctx, arm, asked), strict=True))
         write_answers(folder / "candidate.jsonl", candidate)
-        verifier = refit_verifier(ctx, candidate, flagship)
-        write_json(folder / "verifier.json", verifier.to_dict())
-        report, rows = _report(ctx, arm, champion, candidate, flagship, verifier)
+        tools = cheap_toolbox(ctx, ctx.run.stage(ctx.arm_stage(arm, TRAIN)) / "adapter")
+        pool = read_answers(ctx.run.stage(BASELINE) / "pool_answers.jsonl")
+        verifier = refit_verifier(ctx, candidate, flagship, pool, tools)
+        write_json(folder / "verifier.json", keep(verifier, tools))
+        heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
+        verdicts = judge_all(verifier, heldout, candidate)
+        write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
+        report, rows = _report(ctx, arm, heldout, champion, candidate, flagship, verdicts)
         write_jsonl(folder / "pairs.jsonl", rows)
         write_json(folder / "report.json", report.to_dict())
         write_text(folder / "report.md", report_markdown(report))
-        return {"heldout": report.n, "threshold": verifier.calibration.why, "as_served": _as_served(ctx, flagship)}
+        return {
+            "heldout": report.n,
+            **describe(verifier),
+            "accounts": account_rows(verdicts.values()),
+            "as_served": _as_served(ctx, flagship),
+        }
 
     config = {"arm": arm, "gate_alpha": ctx.config.gate.spent_alpha, "seed": ctx.seed, **judging_settings(ctx)}
     inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(arm, TRAIN))
@@ -65,20 +76,20 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
 def _report(
     ctx: RunContext,
     arm: Arm,
+    heldout: list[Query],
     champion: dict[str, Answer],
     candidate: dict[str, Answer],
     flagship: dict[str, Answer],
-    verifier: Verifier,
+    verdicts: dict[str, Verdict],
 ) -> tuple[EvaluationReport, list[dict[str, Any]]]:
-    heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
     clusters = _heldout_clusters(ctx, heldout)
     rows = pair_sides(
         heldout,
         champion,
         candidate,
         flagship,
-        champion_verifier=load_verifier(ctx.run.stage(BASELINE)),
-        candidate_verifier=verifier,
+        champion_verifier=Recalled(load_verdicts(ctx.run.stage(BASELINE))),
+        candidate_verifier=Recalled(verdicts),
         prices=ctx.prices,
         reference_kind=ctx.config.reference,
         grade_kind=ctx.config.grade,
@@ -95,7 +106,7 @@ def _report(
         config=MetricsConfig(alpha=ctx.config.gate.spent_alpha, seed=ctx.seed),
         cluster_names={c.id: c.name for c in load_clusters(ctx)},
         heldout_uses=_heldout_uses(ctx),
-        run_cost_usd=_run_cost(ctx, bought),
+        run_cost_usd=_run_cost(ctx, arm, bought),
     )
     return report, [asdict(row) for row in rows]
 
@@ -130,11 +141,20 @@ def _heldout_digest(run: RunDir) -> str | None:
     return manifest.outputs["heldout.jsonl"] if manifest else None
 
 
-def _run_cost(ctx: RunContext, bought: Manifest | None) -> float | None:
-    """What the run paid the flagship: held-out, calibration and training answers."""
+def _run_cost(ctx: RunContext, arm: Arm, bought: Manifest | None) -> float | None:
+    """What the run paid the flagship (held-out, calibration and training answers) and for training's compute."""
+    trained = ctx.run.manifest(ctx.arm_stage(arm, TRAIN))
     costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
+    costs.append(_training_usd(ctx, trained.counts["seconds"]) if trained else None)
     known = [float(cost) for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
+
+
+def _training_usd(ctx: RunContext, seconds: float) -> float | None:
+    """On this machine: its GPU, or every core that it has."""
+    if accelerator_name() != NO_GPU:
+        return ctx.prices.compute.usd(seconds, "gpu")
+    return ctx.prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
 
 
 def decision(ctx: RunContext) -> Manifest:
@@ -172,7 +192,7 @@ def register_candidate(ctx: RunContext) -> str:
         name=ctx.config.student.name,
         base_model=ctx.config.student.base_model,
         adapter=ctx.run.stage(TRAIN) / "adapter",
-        verifier=load_verifier(evaluated).to_dict(),
+        verifier=read_json(evaluated / "verifier.json"),
         report=evaluated / "report.json",
         run_id=ctx.run.run_id,
         why=f"trained by run {ctx.run.run_id}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cascade.calibration import ReliabilityBin, RiskCoverage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,6 +90,38 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> str:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per completion token")
     axes.set_ylim(bottom=0)
+    _plain(axes)
+    return _svg(figure)
+
+
+def reliability_diagram(curves: Mapping[str, Sequence[ReliabilityBin]]) -> str:
+    """Predicted against observed share of wrong answers, one line per name; a dot's size grows with its answers."""
+    figure = _figure(4.4, 4.0)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="perfect")
+    for (name, bins), colour in zip(curves.items(), (BEFORE, AFTER, *PALETTE[1:]), strict=False):
+        x, y = [b.predicted for b in bins], [b.observed for b in bins]
+        total = sum(b.n for b in bins)
+        axes.plot(x, y, color=colour, linewidth=1.4, label=name)
+        axes.scatter(x, y, s=[12 + 180 * b.n / total for b in bins], color=colour, zorder=3)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted P(wrong)", ylabel="share of wrong answers")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _plain(axes)
+    return _svg(figure)
+
+
+def risk_coverage_curve(curves: Mapping[str, RiskCoverage], target: float | None = None) -> str:
+    """Error among accepted answers by how much is accepted, one line per name, and the target as a line."""
+    figure = _figure(5.2, 3.2)
+    axes = figure.subplots()
+    for (name, curve), colour in zip(curves.items(), (AFTER, BEFORE, *PALETTE[1:]), strict=False):
+        label = f"{name} (AURC {curve.aurc:.3f})"
+        axes.plot(curve.coverage, curve.risk, color=colour, linewidth=1.6, label=label)
+    if target is not None:
+        axes.axhline(target, color=INK, linewidth=0.9, linestyle="--", label=f"target {target:.1%}")
+    axes.set(xlim=(0, 1), xlabel="share of answers accepted", ylabel="wrong among accepted")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
     _plain(axes)
     return _svg(figure)
 

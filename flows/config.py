@@ -13,7 +13,9 @@ from cascade.calibration import CalibrationConfig
 from cascade.client import OpenAITierConfig
 from cascade.errors import ConfigError
 from cascade.local import LocalTierConfig
+from cascade.router import RouterConfig
 from cascade.verifiers import RulesConfig
+from cascade.verifiers.config import VerifierConfig
 from clustering.cluster import ClusterConfig
 from clustering.embed import EmbedConfig
 from clustering.target import TargetConfig
@@ -89,6 +91,9 @@ class RunConfig(_Strict):
     flagship: OpenAITierConfig
     serve: ServeConfig = ServeConfig()
     rules: RulesConfig = RulesConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    router: RouterConfig | None = None
+    """Sends queries that the cheap tier would surely fail straight to the flagship; None: every query is tried."""
     calibration: CalibrationConfig = CalibrationConfig()
     window: WindowConfig = WindowConfig()
     embed: EmbedConfig

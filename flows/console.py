@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.ingest import Ingested
+from cascade.verifiers import ScorerAccount
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.forget import ForgetPlan
@@ -49,12 +50,15 @@ def print_replay(done: Replay) -> None:
     if done.n_rejected:
         say(f"{done.n_rejected} unusable rows, with their reasons: {done.rejected_path}")
     rate = served.escalation_rate
-    shown = "" if rate is None else f", {rate:.1%} escalated"
+    routed = f", {served.n_routed} of them routed" if served.n_routed else ""
+    shown = "" if rate is None else f", {rate:.1%} escalated{routed}"
     cost = "unknown" if served.cost_usd is None else f"{served.cost_usd:.4f} USD"
     say(
         f"served {served.n} queries with {done.champion}{shown}, {served.n_audited} audited, cost {cost}"
         f" ({served.n_skipped} served before, {served.n_failed} failed)"
     )
+    if len(served.accounts) > 2 or any(account.cost_usd != 0 for account in served.accounts):
+        table("What the verifier did", account_table(served.accounts))
     if served.failure:
         say(f"first failure: {served.failure}; run the same command again to retry")
 
@@ -75,6 +79,22 @@ def print_ingested(done: Ingested) -> None:
         )
 
 
+def account_table(accounts: Sequence[ScorerAccount]) -> list[dict[str, Any]]:
+    """One row per scorer: how much it was asked, what it ended, and what that took."""
+    return [
+        {
+            "scorer": account.name,
+            "asked": account.n_asked,
+            "had the last word": account.n_ended,
+            "accepted": account.n_accepted,
+            "could not judge": account.n_unparsed,
+            "cost, USD": "unknown" if account.cost_usd is None else f"{account.cost_usd:.4f}",
+            "seconds": "unknown" if account.latency_s is None else f"{account.latency_s:.2f}",
+        }
+        for account in accounts
+    ]
+
+
 def print_run(ctx: RunContext) -> None:
     """Clusters, before and after, the decision with its reasons, and the report's path."""
     clusters, selection = load_clusters(ctx), read_json(ctx.run.stage(BUILD) / "selection.json")
@@ -85,13 +105,19 @@ def print_run(ctx: RunContext) -> None:
     report = load_report(ctx.run.stage(EVALUATE))
     level = f"{1 - 2 * report.alpha:.0%}"
     table(f"Before and after, on {report.n} held-out queries ({level} intervals)", metric_rows(report))
+    evaluated = ctx.run.manifest(EVALUATE)
+    accounts = [ScorerAccount(**row) for row in evaluated.counts["accounts"]] if evaluated else []
+    if any(account.cost_usd != 0 for account in accounts):
+        table("What the candidate's verifier did on the held-out queries", account_table(accounts))
     say(as_served(ctx))
     flagship = flagship_cost_per_1000(report.overall.champion)
     if flagship:
         say(f"always asking the flagship would cost {flagship:.4f} USD per 1,000 queries")
     if report.payback_queries is not None:
-        paid = f"the run paid the flagship {report.run_cost_usd:.4f} USD"
+        paid = f"flagship answers and training cost {report.run_cost_usd:.4f} USD"
         say(f"{paid}: earned back after {report.payback_queries:,} queries")
+    else:
+        say(f"queries until the run has paid for itself: {report.payback_why}")
     print_decision(ctx)
     say(f"\nreport: {(ctx.run.root / 'report.html').resolve()}")
 

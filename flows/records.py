@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from cascade.cascade import rejudge
-from cascade.trace import Answer, Trace, answer_from_dict, trace_from_dict
-from cascade.verifiers import Verifier
+from cascade.trace import Answer, Trace, Verdict, answer_from_dict, trace_from_dict, verdict_from_dict
 from clustering.cluster import Clustering
 from clustering.collect import Escalation, collect_escalations
 from clustering.describe import Cluster
@@ -36,17 +34,8 @@ def load_traces(ctx: RunContext, part: str) -> list[Trace]:
 
 
 def load_pool(ctx: RunContext) -> list[Trace]:
-    """The pool as the champion's refitted verifier would have judged it: what has gone lenient shows."""
-    traces, verifier = load_traces(ctx, "pool"), load_verifier(ctx.run.stage(BASELINE))
-    if verifier.calibration.threshold is None:
-        # It accepts nothing, so it tells no escalation from another: the verdicts of the day say more.
-        return traces
-    costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
-    mean_usd = sum(costs) / len(costs) if costs else None
-    # The verifier is fitted to the champion's confidence; another version's answers keep their verdicts.
-    own = [trace for trace in traces if trace.cheap_version == ctx.champion_id]
-    judged = {trace.query.id: trace for trace in rejudge(own, verifier, mean_usd)}
-    return [judged.get(trace.query.id, trace) for trace in traces]
+    """The pool as the champion's refitted verifier would have judged it."""
+    return [trace_from_dict(row) for row in read_jsonl(ctx.run.stage(BASELINE) / "pool.jsonl")]
 
 
 def load_escalations(ctx: RunContext) -> list[Escalation]:
@@ -83,9 +72,9 @@ def load_clustering(ctx: RunContext) -> tuple[Clustering, NDArray[np.float32]]:
     return clustering, embeddings
 
 
-def load_verifier(folder: Path) -> Verifier:
-    """The verifier that a stage fitted."""
-    return Verifier.from_dict(read_json(folder / "verifier.json"))
+def load_verdicts(folder: Path) -> dict[str, Verdict]:
+    """A stage's verdicts on the held-out queries, by query id."""
+    return {row.pop("id"): verdict_from_dict(row) for row in read_jsonl(folder / "verdicts.jsonl")}
 
 
 def load_report(folder: Path) -> EvaluationReport:

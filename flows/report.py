@@ -193,8 +193,9 @@ def _money(ctx: RunContext) -> list[tuple[str, str]]:
         rows.append((f"{name}: paid", "unknown" if cost is None else f"{cost:.4f} USD"))
     rows.append(("budget of the run", f"{ctx.config.budget_usd:.2f} USD"))
     if ctx.run.manifest(EVALUATE):
-        payback = load_report(ctx.run.stage(EVALUATE)).payback_queries
-        rows.append(("queries until the run has paid for itself", "never" if payback is None else f"{payback:,}"))
+        report = load_report(ctx.run.stage(EVALUATE))
+        found = report.payback_why if report.payback_queries is None else f"{report.payback_queries:,}"
+        rows.append(("queries until the run has paid for itself", found))
     return rows
 
 

@@ -13,12 +13,12 @@ from cascade.cost import PriceTable
 from cascade.errors import InputError
 from cascade.local import LocalTier
 from cascade.purchase import Budget, Buyer
-from cascade.tiers import Tier
 from cascade.trace import Query
 from cascade.traffic import read_traffic, write_rejected
 from cascade.verifiers import Verifier
 from flows.config import RunConfig
 from flows.context import State, open_state
+from flows.verifying import keep, toolbox
 from promotion.registry import Version
 
 
@@ -53,9 +53,11 @@ def replay_traffic(config: RunConfig, traffic: Path, progress: bool = True) -> R
     champion = state.registry.resolve("champion")
     calibrated_until = _cold_start_until(state)
     queries = [q for q in queries if calibrated_until is None or q.time > calibrated_until]
+    cheap = cheap_tier(config, champion)
+    tools = toolbox(config, lambda: cheap)
     cascade = Cascade(
-        cheap=cheap_tier(config, champion),
-        verifier=Verifier.from_dict(champion.verifier) if champion.verifier else None,
+        cheap=cheap,
+        verifier=Verifier.from_dict(champion.verifier, tools.load) if champion.verifier else None,
         flagship=buyer,
         prices=PriceTable.from_yaml(config.prices),
         version=champion.id,
@@ -72,7 +74,7 @@ def _cold_start_until(state: State) -> datetime | None:
     return datetime.fromisoformat(times[-1]) if times else None
 
 
-def cheap_tier(config: RunConfig, champion: Version) -> Tier:
+def cheap_tier(config: RunConfig, champion: Version) -> OpenAITier | LocalTier:
     """Where cheap answers come from: the configured endpoint, else the student in this process."""
     if config.cheap is not None:
         return OpenAITier(config.cheap)
@@ -90,22 +92,27 @@ def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Que
         id="v0", name=config.student.name, base_model=config.student.base_model, adapter=None, adapter_digest=None,
         verifier=None, report=None, run_id=None, created="",
     )  # fmt: skip
+    cheap = cheap_tier(config, base)
+    tools = toolbox(config, lambda: cheap)
     verifier = cold_start(
         first,
-        cheap_tier(config, base),
+        cheap,
         buyer,
         config.calibration,
         config.rules,
         grade_kind=config.grade,
         reference_kind=config.reference,
+        scorers=tools.scorers(config.calibration.signal, None),
+        chain=config.verifier.chain,
     )
     version = state.registry.register(
         name=config.student.name,
         base_model=config.student.base_model,
-        verifier=verifier.to_dict(),
+        verifier=keep(verifier, tools),
         run_id="cold-start",
         metadata={"cold_start_until": first[-1].time.isoformat()},
-        why="base model with a verifier calibrated on the first queries",
+        why="base model with a verifier calibrated on the first queries"
+        + "".join(f"; without {name}: {reason}" for name, reason in verifier.left_out.items()),
     )
     state.registry.promote(version.id, who="replay", why="no champion yet", run_id="cold-start")
     return len(first)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,15 @@ from numpy.typing import NDArray
 
 from cascade.errors import StageError
 from cascade.grade import reference_text
-from cascade.trace import Answer
+from cascade.local import LocalTier
+from cascade.trace import Answer, Query, Verdict
 from cascade.verifiers import Verifier, fit_verifier
+from cascade.verifiers.config import Toolbox
 from clustering.embed import embed_texts
 from flows.context import RunContext
 from flows.records import load_traces
 from flows.rundir import digest_json
+from flows.verifying import answer_bank, toolbox
 
 
 def input_digests(ctx: RunContext, *stages: str) -> dict[str, str]:
@@ -31,6 +36,8 @@ def judging_settings(ctx: RunContext) -> dict[str, Any]:
     config = ctx.config
     return {
         "rules": config.rules.model_dump(mode="json"),
+        "verifier": config.verifier.model_dump(mode="json"),
+        "router": config.router.model_dump() if config.router else None,
         "calibration": config.calibration.model_dump(),
         "reference": config.reference,
         "grade": config.grade,
@@ -43,10 +50,17 @@ def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
     return embed_texts(texts, ctx.config.embed, ctx.config.state / "embeddings.db")
 
 
-def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str, Answer]) -> Verifier:
-    """A verifier for this model's own confidence, on the calibration part alone."""
+def refit_verifier(
+    ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str, Answer], pool: Mapping[str, Answer], tools: Toolbox
+) -> Verifier:
+    """A verifier for this model's own answers, on the calibration part alone.
+
+    `pool`: the flagship's answers to pool queries, which a learned verifier compares with. They are those of before the
+    run bought any for training, so that champion and candidate have the same.
+    """
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
     references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]
+    known = answer_bank([t.query for t in load_traces(ctx, "pool")], pool, tools.embed) if tools.needs_bank else None
     return fit_verifier(
         queries,
         [cheap[query.id] for query in queries],
@@ -54,4 +68,21 @@ def refit_verifier(ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str
         ctx.config.rules,
         ctx.config.calibration,
         grade_kind=ctx.config.grade,
+        scorers=tools.scorers(ctx.config.calibration.signal, known),
+        chain=ctx.config.verifier.chain,
+        router=tools.router_trainer(known, cheap.values(), flagship.values()),
     )
+
+
+def judge_all(verifier: Verifier, queries: list[Query], answers: Mapping[str, Answer]) -> dict[str, Verdict]:
+    """Verdicts by query id, ROUTED where the verifier's router would spare the attempt."""
+    routed = {q.id: verdict for q, verdict in zip(queries, verifier.route(queries), strict=True) if verdict is not None}
+    tried = [q for q in queries if q.id not in routed]
+    judged = verifier.judge(tried, [answers[q.id] for q in tried])
+    return routed | {q.id: verdict for q, verdict in zip(tried, judged, strict=True)}
+
+
+def cheap_toolbox(ctx: RunContext, adapter: Path | None) -> Toolbox:
+    """What scorers need, with the student and this adapter as the tier to draw samples from."""
+    student = ctx.config.student.model_copy(update={"adapter": adapter})
+    return toolbox(ctx.config, lambda: LocalTier(student))

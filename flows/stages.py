@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from cascade.cascade import rejudge
+from cascade.client import request_digest
 from cascade.errors import InputError
 from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
+from cascade.verifiers import Verifier
 from clustering.cluster import cluster_embeddings
 from clustering.describe import describe_clusters
 from clustering.target import TargetConfig, select_random, select_targeted
@@ -46,7 +49,8 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, digest_json, write_json, write_jsonl
-from flows.stage_parts import embed, input_digests, judging_settings, refit_verifier
+from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
+from flows.verifying import account_rows, describe, keep
 
 MIN_PART = 50  # traces in each part of the window; below it no interval means anything
 
@@ -94,21 +98,51 @@ def baseline(ctx: RunContext) -> Manifest:
         purchase = ctx.buyer.buy([t.query for t in traces], "calibration and held-out")
         traces = [t for t in traces if t.query.id in purchase.answers]
         answers, n_reused = _champion_answers(ctx, traces)
+        pool = load_traces(ctx, "pool")
+        known = _known_answers(ctx, pool)
+        tools = cheap_toolbox(ctx, champion.adapter)
+        verifier = refit_verifier(ctx, answers, purchase.answers, known, tools)
+        heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in answers]
+        verdicts = judge_all(verifier, heldout, answers)
         write_answers(folder / "champion.jsonl", answers)
         write_answers(folder / "flagship.jsonl", purchase.answers)
-        verifier = refit_verifier(ctx, answers, purchase.answers)
-        write_json(folder / "verifier.json", verifier.to_dict())
+        write_answers(folder / "pool_answers.jsonl", known)
+        write_json(folder / "verifier.json", keep(verifier, tools))
+        write_jsonl(folder / "pool.jsonl", (trace_to_dict(trace) for trace in _rejudged(ctx, pool, verifier)))
+        write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
         return {
             "flagship_bought": purchase.n_bought,
             "flagship_reused": purchase.n_reused,
             "flagship_failed": len(purchase.failed),
             "flagship_cost_usd": purchase.cost_usd,
             "champion_answers_reused_from_traces": n_reused,
-            "threshold": verifier.calibration.why,
+            "pool_answers_known": len(known),
+            **describe(verifier),
+            "accounts": account_rows(verdicts.values()),
         }
 
     config = {"champion": champion.id, **judging_settings(ctx)}
     return ctx.run.run_stage(BASELINE, config, input_digests(ctx, COLLECT), body)
+
+
+def _known_answers(ctx: RunContext, pool: list[Trace]) -> dict[str, Answer]:
+    """Flagship answers to pool queries that are there already: escalated, audited, or bought by an earlier run."""
+    store, config = ctx.state.answers, ctx.config.flagship
+    found = {t.query.id: t.flagship or store.get(request_digest(t.query, config)) for t in pool}
+    return {i: answer for i, answer in found.items() if answer is not None}
+
+
+def _rejudged(ctx: RunContext, traces: list[Trace], verifier: Verifier) -> list[Trace]:
+    """The pool as the champion's refitted verifier would have judged it: what has gone lenient shows."""
+    if verifier.calibration.threshold is None:
+        # It accepts nothing, so it tells no escalation from another: the verdicts of the day say more.
+        return traces
+    costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
+    mean_usd = sum(costs) / len(costs) if costs else None
+    # The verifier is fitted to the champion's answers; another version's keep their verdicts.
+    own = [trace for trace in traces if trace.cheap_version == ctx.champion_id]
+    judged = {trace.query.id: trace for trace in rejudge(own, verifier, mean_usd)}
+    return [judged.get(trace.query.id, trace) for trace in traces]
 
 
 def cluster(ctx: RunContext) -> Manifest:

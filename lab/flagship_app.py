@@ -13,7 +13,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from lab.flagship_book import AnswerBook, FlagshipOptions, Ledger, Sale, count_tokens, split_tokens
+from lab.flagship_book import AnswerBook, BookAnswer, FlagshipOptions, Ledger, Sale, count_tokens, split_tokens
+from lab.flagship_judge import judge_reply
 
 
 class RefusedError(Exception):
@@ -81,7 +82,7 @@ def create_app(book: AnswerBook, options: FlagshipOptions, ledger: Ledger) -> Fa
         body = _parse(raw, options)
         if dice.random() < options.failure_rate:
             raise RefusedError(dice.choice((500, 503)), "the flagship failed on purpose")
-        sale = _sell(body, raw, request.headers.get("idempotency-key"), book, ledger)
+        sale = _sell(body, raw, request.headers.get("idempotency-key"), book, ledger, options)
         # Billed before the wait: a second request with the same key meets the stored sale, however slow the first is.
         await asyncio.sleep(options.latency_s)
         return JSONResponse(_completion(sale, body))
@@ -110,7 +111,9 @@ def _parse(raw: bytes, options: FlagshipOptions) -> dict[str, Any]:
     return dict(body)
 
 
-def _sell(body: dict[str, Any], raw: bytes, key: str | None, book: AnswerBook, ledger: Ledger) -> Sale:
+def _sell(
+    body: dict[str, Any], raw: bytes, key: str | None, book: AnswerBook, ledger: Ledger, options: FlagshipOptions
+) -> Sale:
     """The stored sale of a repeated key, or a new billed one."""
     digest = hashlib.sha256(raw).hexdigest()
     known = ledger.find(key)
@@ -120,7 +123,8 @@ def _sell(body: dict[str, Any], raw: bytes, key: str | None, book: AnswerBook, l
         ledger.counts.replayed_answers += 1
         return known
     content = _last_user_text(body["messages"])
-    answer = book.answer(content)
+    verdict = judge_reply(body, content, book, options)
+    answer = book.answer(content) if verdict is None else BookAnswer(verdict, injected_error=False)
     prompt_tokens = sum(count_tokens(_text(message.get("content", ""))) + 4 for message in body["messages"])
     sale = Sale(
         model=body["model"],

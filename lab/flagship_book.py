@@ -33,6 +33,10 @@ class FlagshipOptions(BaseModel):
     rate_limit: float | None = Field(None, gt=0)
     """Requests per second before HTTP 429; None for no limit."""
     api_key: str | None = None
+    judge_error_rate: float = Field(0.0, ge=0, le=1)
+    """Share of judged answers that get the opposite verdict: fixed by seed and text."""
+    judge_prose_rate: float = Field(0.0, ge=0, le=1)
+    """Share of judged answers that get prose instead of a verdict."""
     seed: int = 0
 
 
@@ -74,6 +78,10 @@ class AnswerBook:
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}, line {number}: not a row with content and answer") from error
         return cls(answers, options)
+
+    def gold(self, content: str) -> str | None:
+        """The right answer; None for an unknown question."""
+        return self._answers.get(content)
 
     def answer(self, content: str) -> BookAnswer:
         """The gold answer, another one when the error rate says so, or the fallback for an unknown question."""

@@ -5,9 +5,17 @@ import time
 import pytest
 from loopback import completion, make_query, serve
 
-from cascade.client import OpenAITier, OpenAITierConfig, answer_from_completion, list_models, request_digest
+from cascade.client import (
+    OpenAITier,
+    OpenAITierConfig,
+    answer_from_completion,
+    list_models,
+    probe_logprobs,
+    request_digest,
+    request_params,
+)
 from cascade.errors import ConfigError, TierError
-from cascade.tiers import Failure
+from cascade.tiers import Failure, SamplingConfig, sample_seed
 from cascade.trace import Answer
 
 QUERIES = [make_query(n) for n in range(6)]
@@ -229,3 +237,114 @@ def test_a_logged_completion_is_an_answer_of_the_model_that_it_names():
     assert (answer.text, answer.model, answer.tokens_in, answer.latency_s) == ("x", "gpt", 10, None)
     with pytest.raises(ValueError, match="no choices"):
         answer_from_completion({"model": "gpt"})
+
+
+def with_logprobs(*tokens, text="ab"):
+    """A completion whose tokens are (logprob of the chosen, listed log-probs in the endpoint's order)."""
+    entries = [
+        {"token": "t", "logprob": chosen, "top_logprobs": [{"token": f"t{i}", "logprob": x} for i, x in enumerate(top)]}
+        for chosen, top in tokens
+    ]
+    return completion(text, choices=[completion(text)["choices"][0] | {"logprobs": {"content": entries}}])
+
+
+@pytest.mark.parametrize(
+    ("token", "gap"),
+    [
+        # OpenAI lists the likeliest in order, whichever was chosen.
+        ((math.log(0.6), [math.log(0.6), math.log(0.3)]), 0.3),
+        ((math.log(0.3), [math.log(0.6), math.log(0.3)]), 0.3),
+        ((math.log(0.05), [math.log(0.6), math.log(0.3)]), 0.3),
+        # vLLM lists the chosen token first: of a pair the second likeliest may be missing, of three it is not.
+        ((math.log(0.05), [math.log(0.05), math.log(0.6)]), None),
+        ((math.log(0.05), [math.log(0.05), math.log(0.6), math.log(0.3)]), 0.3),
+        ((math.log(0.3), [math.log(0.3), math.log(0.6), math.log(0.05)]), 0.3),
+        ((0.0, [0.0, -9999.0]), 1.0),
+        ((0.0, [0.0]), None),
+    ],
+)
+def test_the_margin_is_of_the_two_likeliest_whichever_was_chosen(token, gap):
+    answer = outcome_of(lambda *_: (200, with_logprobs(token)), logprobs=True)
+    assert answer.confidence.mean_logprob == pytest.approx(token[0])
+    assert answer.confidence.margin == (None if gap is None else pytest.approx(1 - gap))
+
+
+def test_a_sampled_answer_asks_for_three_choices():
+    for temperature, wanted in ((0.0, 2), (0.7, 3), (None, 3)):
+        config = OpenAITierConfig(model="m", base_url="http://localhost/v1", logprobs=True, temperature=temperature)
+        assert request_params(QUERIES[0], config)["top_logprobs"] == wanted
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [None, {"content": None}, {"content": []}, {"content": [{"token": "a"}]}, {"content": ["a"]}, {"tokens": ["a"]},
+     {"content": [{"token": "a", "logprob": None, "top_logprobs": []}]},
+     {"content": [{"token": "a", "logprob": -9999.0, "top_logprobs": [{"logprob": -0.1}, {"logprob": -2}]}]}],
+)  # fmt: skip
+def test_unknown_or_misshapen_log_probabilities_are_no_confidence_and_one_warning(logprobs, caplog):
+    choice = completion("x")["choices"][0] | {"logprobs": logprobs}
+    with serve(lambda *_: (200, completion("x", choices=[choice]))) as server:
+        with tier(server.url, logprobs=True) as cheap:
+            answers = cheap.answer(QUERIES, progress=False)
+        with pytest.raises(TierError, match=r"returned no log-probabilities for 'large', so token confidence cannot"):
+            probe_logprobs(cheap.config)
+    assert [answer.confidence for answer in answers] == [None] * len(QUERIES)
+    assert [record.levelname for record in caplog.records if record.name == "cascade.client"] == ["WARNING"]
+    assert "none is accepted" in caplog.text
+
+
+def test_a_probe_passes_where_log_probabilities_come_and_names_a_dead_endpoint():
+    with serve(lambda *_: (200, with_logprobs((-0.1, [-0.1, -3.0])))) as server:
+        config = OpenAITierConfig(model="large", base_url=server.url, max_retries=0)
+        probe_logprobs(config)
+        assert server.bodies[0]["logprobs"] is True
+    with pytest.raises(TierError, match="did not answer: cannot reach"):
+        probe_logprobs(config)
+
+
+def test_samples_are_drawn_with_their_own_seeds_and_keys_and_come_in_order():
+    def reply(body, n):
+        return 200, completion(f"{body['messages'][0]['content']}/{body['seed']}")
+
+    sampling = SamplingConfig(temperature=0.9, top_p=0.8, seed=3)
+    with serve(reply) as server, tier(server.url, concurrency=4, logprobs=True) as cheap:
+        drawn = cheap.sample(QUERIES[:3], 4, sampling, progress=False)
+        again = cheap.sample(QUERIES[2:3], 4, sampling, progress=False)
+        other = cheap.sample(QUERIES[2:3], 4, SamplingConfig(seed=4), progress=False)
+    expected = [[f"question {n}/{sample_seed(QUERIES[n], i, 3)}" for i in range(4)] for n in range(3)]
+    assert [[sample.text for sample in samples] for samples in drawn] == expected
+    assert [sample.text for sample in again[0]] == expected[2], "the batch changes nothing"
+    assert not {sample.text for sample in other[0]} & set(expected[2])
+    assert {(body["temperature"], body["top_p"]) for body in server.bodies[:12]} == {(0.9, 0.8)}
+    assert not any("logprobs" in body for body in server.bodies)
+    assert len({headers["idempotency-key"] for headers in server.headers[:12]}) == 12
+
+
+def test_without_a_seed_each_sample_still_has_a_key_of_its_own():
+    with serve() as server, tier(server.url, temperature=None) as reasoning:
+        reasoning.sample(QUERIES[:1], 3, SamplingConfig(seed=None), progress=False)
+    assert not {"seed", "temperature", "top_p"} & server.bodies[0].keys()
+    assert len({headers["idempotency-key"] for headers in server.headers}) == 3
+
+
+def test_all_samples_in_one_request_are_billed_once():
+    def reply(body, n):
+        choices = [completion(f"s{i}")["choices"][0] for i in range(body["n"])]
+        return 200, completion("", choices=choices[: 2 if "5" in body["messages"][0]["content"] else None])
+
+    with serve(reply) as server, tier(server.url, samples_per_request="all") as cheap:
+        whole, short = cheap.sample([QUERIES[0], QUERIES[5]], 3, SamplingConfig(), progress=False)
+    assert len(server.bodies) == 2
+    assert [sample.text for sample in whole] == ["s0", "s1", "s2"]
+    assert [(sample.tokens_in, sample.tokens_out) for sample in whole] == [(10, 5), (0, 0), (0, 0)]
+    assert [sample.reason for sample in short] == ["malformed reply: 2 choices in it, 3 asked for"] * 3
+
+
+def test_a_failed_sample_stands_in_its_place():
+    def reply(body, n):
+        return (400, {"error": {"message": "no"}}) if n == 2 else (200, completion("x"))
+
+    with serve(reply) as server, tier(server.url, concurrency=1) as cheap:
+        drawn = cheap.sample(QUERIES[:2], 2, SamplingConfig(), progress=False)
+    kinds = [[type(sample) for sample in samples] for samples in drawn]
+    assert kinds == [[Answer, Failure], [Answer, Answer]]

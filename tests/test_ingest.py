@@ -12,14 +12,11 @@ from cascade.ingest import ingest_log
 from cascade.rows import MAX_LINE
 from cascade.sql_store import SqlTraceStore
 
-PRICES = PriceTable.model_validate(
-    {
-        "prices": {
-            "small": {"input_per_million": 1, "output_per_million": 1},
-            "large": {"input_per_million": 100, "output_per_million": 100},
-        }
-    }
-)
+LIST = {
+    "small": {"input_per_million": 1, "output_per_million": 1},
+    "large": {"input_per_million": 100, "output_per_million": 100},
+}
+PRICES = PriceTable.model_validate({"prices": LIST})
 
 
 def completion(model: str, text: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
@@ -158,7 +155,7 @@ def test_an_unpriced_model_stops_where_reading_can_go_on(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="mystery"):
         ingest_log(log, store, PRICES, tmp_path / "r.jsonl")
     assert store.count() == 1000
-    priced = PriceTable(prices={**PRICES.prices, "mystery": PRICES.prices["small"]})
+    priced = PriceTable.model_validate({"prices": {**LIST, "mystery": LIST["small"]}})
     done = ingest_log(log, store, priced, tmp_path / "r.jsonl")
     assert (done.n_new, done.n_known) == (201, 0)
     assert done.resumed_at > 0

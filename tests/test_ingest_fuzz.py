@@ -185,8 +185,8 @@ def test_no_value_anywhere_crashes_the_reader(log_format, tmp_path):
 
 
 class _EveryPrice(type(PRICES)):
-    def price(self, model):
+    def price(self, model, at=None):
         return PRICES.price("small")
 
 
-EVERY_PRICE = _EveryPrice.model_validate(PRICES.model_dump())
+EVERY_PRICE = _EveryPrice(prices={})

@@ -6,6 +6,7 @@ from tiny_student import make_student
 
 from cascade.errors import ConfigError, TierError
 from cascade.local import LocalTier, LocalTierConfig
+from cascade.tiers import SamplingConfig
 
 torch = pytest.importorskip("torch")
 QUERIES = [make_query(n, "word " * (n % 5 + 1) + str(n)) for n in range(12)]
@@ -203,3 +204,80 @@ def test_bfloat16_stays_near_float32(base):
     for first, second in zip(exact, rough, strict=True):
         assert second.confidence.mean_logprob == pytest.approx(first.confidence.mean_logprob, abs=0.1)
         assert second.confidence != first.confidence
+
+
+SAMPLING = SamplingConfig(temperature=0.8, seed=5)
+
+
+def test_samples_depend_on_seed_and_query_and_not_on_the_batch(base):
+    drawn = tier(base).sample(QUERIES, 3, SAMPLING, progress=False)
+    alone = tier(base, batch_size=1).sample(QUERIES[4:6][::-1], 3, SAMPLING, progress=False)
+    assert [[s.text for s in samples] for samples in alone[::-1]] == [
+        [s.text for s in samples] for samples in drawn[4:6]
+    ]
+    renamed = tier(base).sample([make_query(99, QUERIES[0].text)], 2, SAMPLING, progress=False)
+    assert [s.text for s in renamed[0]] == [s.text for s in drawn[0][:2]], "neither the id nor k matters"
+    other = tier(base).sample(QUERIES, 3, SAMPLING.model_copy(update={"seed": 6}), progress=False)
+    assert len({s.text for samples in (*drawn, *other) for s in samples}) > 60, "samples must differ"
+    assert (drawn[0][0].model, drawn[0][0].finish_reason) == ("student", "length")
+
+
+def test_the_confidence_of_a_sample_is_the_models_own(base):
+    """Log-probabilities of the tokens drawn, and the gap between the two likeliest, by one plain forward pass."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from cascade.decode import sample
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    prompts = [tokenizer(text)["input_ids"] for text in ("word", "some more words")]
+    rows = sample(model, prompts, [1, 2], tokenizer.pad_token_id, [tokenizer.eos_token_id], 8, 1.5)
+    unlikely = 0
+    for prompt, row in zip(prompts, rows, strict=True):
+        ids = prompt + row.ids
+        with torch.no_grad():
+            logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)[len(prompt) - 1 : len(ids) - 1]
+        best = logs.topk(2).values.exp()
+        chosen = logs.gather(1, torch.tensor(row.ids)[:, None])[:, 0]
+        n = len(row.ids)
+        assert row.logprobs[:n] == pytest.approx(chosen.tolist(), abs=1e-4)
+        assert row.margins[:n] == pytest.approx((best[:, 0] - best[:, 1]).tolist(), abs=1e-4)
+        unlikely += int((chosen.exp() < best[:, 1] - 1e-6).sum())
+    assert unlikely, "some token drawn must be outside of the two likeliest"
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.3, 0.6)])
+def test_tokens_are_drawn_as_often_as_their_probability_says(base, temperature, top_p):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from cascade.decode import sample
+
+    n = 3000
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    prompt = tokenizer("word")["input_ids"]
+    rows = sample(model, [prompt] * n, range(n), tokenizer.pad_token_id, [0], 1, temperature, top_p)
+    counts = torch.bincount(torch.tensor([row.ids[0] if row.ids else 0 for row in rows]), minlength=len(tokenizer))
+    with torch.no_grad():
+        p = (model(input_ids=torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1)
+    ranked = p.sort(descending=True)
+    kept = ranked.indices[: int((ranked.values.cumsum(0) < top_p).sum()) + 1]
+    p = torch.zeros_like(p).index_copy(0, kept, p[kept] / p[kept].sum())
+    assert int(counts[p == 0].sum()) == 0
+    error = (counts / n - p).abs() / (p * (1 - p) / n).clamp(min=1e-12).sqrt()
+    assert float(error[p > 0.01].max()) < 4.5
+    assert int((p > 0.01).sum()) > 3
+
+
+def test_a_cold_sample_is_the_greedy_answer(base):
+    greedy = tier(base).answer(QUERIES[:4], progress=False)
+    cold = tier(base).sample(QUERIES[:4], 1, SamplingConfig(temperature=1e-4), progress=False)
+    assert [samples[0].text for samples in cold] == [answer.text for answer in greedy]
+    for (sample,), answer in zip(cold, greedy, strict=True):
+        assert sample.confidence.margin == pytest.approx(answer.confidence.margin, abs=1e-5)
+
+
+def test_no_queries_and_prompts_without_room_give_no_samples(base):
+    assert tier(base).sample([], 3, SAMPLING, progress=False) == []
+    full = tier(base).sample([make_query(50, "x" * 600)], 2, SAMPLING, progress=False)
+    assert [(s.text, s.finish_reason) for s in full[0]] == [("", "length")] * 2

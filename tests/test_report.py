@@ -84,7 +84,7 @@ def test_page_shows_the_numbers():
         "| served better / worse | 0 / 0 of 200 |",
         "| cost saving | 40.0% [",
         "| saved per 1,000 queries | $2.000 [",
-        "2,000 (the run cost $4.00)",
+        "2,000 (the run cost $4.0000 and saves $2.0000 per 1,000)",
         "| refund / order | 100 |",
         "served 3 decisions",
         "- small sample",

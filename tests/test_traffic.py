@@ -69,3 +69,9 @@ def test_bytes_that_are_not_text_are_rejected_and_can_be_written_out(tmp_path):
 def test_a_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_traffic(tmp_path / "nothing.jsonl")
+
+
+def test_a_row_nested_without_end_is_rejected(tmp_path):
+    row = json.dumps(query_to_dict(make_query(1)))
+    (tmp_path / "t.jsonl").write_text(row[:-1] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    assert [row.reason for row in read_traffic(tmp_path / "t.jsonl").rejected] == ["nested too deeply"]

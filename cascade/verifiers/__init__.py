@@ -1,14 +1,22 @@
 """Is the cheap answer good enough to serve? Rules first (free), then scores, cheapest first."""
 
 from cascade.verifiers.accounts import ScorerAccount, scorer_accounts
+from cascade.verifiers.bank import AnswerBank, Embed
 from cascade.verifiers.chain import ChainConfig, Link
+from cascade.verifiers.learned import LearnedConfig, LearnedScorer, LearnedTrainer
+from cascade.verifiers.learned_files import read_learned, store_learned
 from cascade.verifiers.rules import RulesConfig, rule_reasons
-from cascade.verifiers.score import Score, Scorer, ScorerLoader, Trainable
+from cascade.verifiers.score import Score, Scorer, ScorerLoader, TooLittleData, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
 from cascade.verifiers.verifier import Verifier, fit_verifier
 
 __all__ = [
+    "AnswerBank",
     "ChainConfig",
+    "Embed",
+    "LearnedConfig",
+    "LearnedScorer",
+    "LearnedTrainer",
     "Link",
     "RulesConfig",
     "Score",
@@ -16,9 +24,12 @@ __all__ = [
     "ScorerAccount",
     "ScorerLoader",
     "TokenConfidenceScorer",
+    "TooLittleData",
     "Trainable",
     "Verifier",
     "fit_verifier",
+    "read_learned",
     "rule_reasons",
     "scorer_accounts",
+    "store_learned",
 ]

@@ -29,8 +29,8 @@ class ScorerAccount:
 
 
 def scorer_accounts(verdicts: Iterable[Verdict]) -> tuple[ScorerAccount, ...]:
-    """One account per scorer, in the order of the chain, the rules first. Routed queries have no verdict to give."""
-    all_verdicts = list(verdicts)
+    """One account per scorer, in the order of the chain, the rules first. Routed queries count nowhere."""
+    all_verdicts = [verdict for verdict in verdicts if verdict.outcome is not Outcome.ROUTED]
     ruled = sum(not v.opinions for v in all_verdicts)
     accounts = [ScorerAccount(RULES, len(all_verdicts), ruled, 0, 0, 0.0, 0.0)] if all_verdicts else []
     names = dict.fromkeys(o.scorer for v in sorted(all_verdicts, key=lambda v: -len(v.opinions)) for o in v.opinions)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from cascade.errors import InputError
 from cascade.trace import Answer, Opinion, Query
-from cascade.verifiers.score import Score, Scorer, ScorerLoader, Trainable
+from cascade.verifiers.accounts import add_known
+from cascade.verifiers.score import Score, Scorer, ScorerLoader, TooLittleData, Trainable
 
 PSEUDO_COUNT = 2.0
 """Answers added as if they had gone the wrong way, where a bound is picked: a few lucky ones prove nothing."""
@@ -104,6 +104,26 @@ def chain_value(value: float, n_later: int, n_links: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Graded:
+    """Cheap answers with what is right: sequences and arrays of equal length."""
+
+    queries: Sequence[Query]
+    answers: Sequence[Answer]
+    references: Sequence[str]
+    correct: np.ndarray
+    """(n,) bool."""
+    passes_rules: np.ndarray
+    """(n,) bool."""
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def pick(self, places: np.ndarray) -> tuple[list[Query], list[Answer]]:
+        """Queries and answers at these positions."""
+        return [self.queries[i] for i in places.tolist()], [self.answers[i] for i in places.tolist()]
+
+
+@dataclass(frozen=True, slots=True)
 class FittedChain:
     """A chain with its scores of the answers that it was fitted on and of those that will test it."""
 
@@ -112,60 +132,64 @@ class FittedChain:
     """(n,) chain scores, NaN where the answer can never be accepted; cross-fitted on the learning part."""
     left_out: dict[str, str]
     """Scorers that could judge none of the answers, with the reason."""
+    cost_usd: float | None
+    """Mean charge per answer, those that broke a rule included; None when any is unknown."""
 
 
 def fit_chain(
     scorers: Sequence[Scorer | Trainable],
-    queries: Sequence[Query],
-    answers: Sequence[Answer],
-    correct: np.ndarray,
-    passes_rules: np.ndarray,
+    graded: Graded,
     learn: np.ndarray,
     max_error: float,
     config: ChainConfig,
 ) -> FittedChain:
     """Train what has to learn and pick the early bounds, both on positions `learn` alone.
 
-    `correct`, `passes_rules`: (n,) bool. Each scorer is asked only about what reaches it.
+    Each scorer is asked only about what reaches it. A scorer that can judge nothing is left out; the chain is empty
+    when none is left.
     """
     asked: list[tuple[Link, np.ndarray, np.ndarray]] = []
     left_out: dict[str, str] = {}
-    is_learn = np.zeros(len(queries), dtype=bool)
+    is_learn = np.zeros(len(graded), dtype=bool)
     is_learn[learn] = True
-    reached = np.flatnonzero(passes_rules)
+    reached = np.flatnonzero(graded.passes_rules)
+    spent_usd: list[float | None] = []
     for number, part in enumerate(scorers):
-        scorer, scores = _fitted_scores(part, queries, answers, correct, reached, is_learn)
+        try:
+            scorer, scores = _fitted_scores(part, graded, reached, is_learn)
+        except TooLittleData as error:
+            left_out[part.name] = str(error)
+            continue
+        spent_usd += [score.cost_usd for score in scores]
         values = np.array([np.nan if score.value is None else score.value for score in scores], dtype=np.float64)
-        if len(scorers) > 1 and not np.isfinite(values).any():
+        if not np.isfinite(values).any():
             left_out[scorer.name] = next((score.reason for score in scores if score.reason), "no answer reached it")
             continue
         link = Link(scorer)
         if number < len(scorers) - 1:
             seen = is_learn[reached]
-            link = _pick_bounds(scorer, values[seen], correct[reached][seen], max_error, config)
+            link = _pick_bounds(scorer, values[seen], graded.correct[reached][seen], max_error, config)
         asked.append((link, reached, values))
         reached = reached[_goes_on(link, values)]
-    if not asked:
-        raise InputError(f"no scorer could judge any answer: {'; '.join(left_out.values())}")
-    # The last one that can judge ends the matter, whatever was to come after it.
-    asked[-1] = (Link(asked[-1][0].scorer), *asked[-1][1:])
-    return FittedChain(tuple(link for link, _, _ in asked), _chain_values(asked, len(queries)), left_out)
+    if asked:
+        # The last one that can judge ends the matter, whatever was to come after it.
+        asked[-1] = (Link(asked[-1][0].scorer), *asked[-1][1:])
+    total = add_known(spent_usd)
+    cost_usd = None if total is None else total / max(1, len(graded))
+    return FittedChain(tuple(link for link, _, _ in asked), _chain_values(asked, len(graded)), left_out, cost_usd)
 
 
 def _fitted_scores(
-    part: Scorer | Trainable,
-    queries: Sequence[Query],
-    answers: Sequence[Answer],
-    correct: np.ndarray,
-    reached: np.ndarray,
-    is_learn: np.ndarray,
+    part: Scorer | Trainable, graded: Graded, reached: np.ndarray, is_learn: np.ndarray
 ) -> tuple[Scorer, list[Score]]:
     """The scorer, trained where it has to be, and its scores of all positions in `reached`, in order."""
     if not isinstance(part, Trainable):
-        return part, part.score([queries[i] for i in reached], [answers[i] for i in reached])
+        return part, part.score(*graded.pick(reached))
     first, second = reached[is_learn[reached]], reached[~is_learn[reached]]
-    scorer, learnt = part.fit([queries[i] for i in first], [answers[i] for i in first], correct[first])
-    tested = scorer.score([queries[i] for i in second], [answers[i] for i in second])
+    scorer, learnt = part.fit(
+        *graded.pick(first), [graded.references[i] for i in first.tolist()], graded.correct[first]
+    )
+    tested = scorer.score(*graded.pick(second))
     by_place = dict(zip([*first.tolist(), *second.tolist()], [*learnt, *tested], strict=True))
     return scorer, [by_place[i] for i in reached.tolist()]
 

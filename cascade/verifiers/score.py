@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cascade.errors import InputError
 from cascade.trace import Answer, Query
 
 
@@ -22,6 +23,10 @@ class Score:
     cost_usd: float | None = 0.0
     """What this opinion cost; None when unknown (a judge or a sample that reported no usage)."""
     latency_s: float | None = 0.0
+
+
+class TooLittleData(InputError):  # noqa: N818 - it says what happened
+    """The graded answers are too few, or all alike, to learn from."""
 
 
 class Scorer(Protocol):
@@ -51,11 +56,16 @@ class ScorerLoader(Protocol):
 class Trainable(Protocol):
     """A scorer that has first to learn from graded answers."""
 
+    @property
+    def name(self) -> str:
+        """Name of the scorer that it becomes."""
+
     def fit(
-        self, queries: Sequence[Query], answers: Sequence[Answer], correct: np.ndarray
+        self, queries: Sequence[Query], answers: Sequence[Answer], references: Sequence[str], correct: np.ndarray
     ) -> tuple[Scorer, list[Score]]:
         """The fitted scorer, and the scores of the very answers that it learnt from, each by a model that has not
         seen that answer (cross-fitting): their scores by the fitted scorer itself would flatter it.
 
-        `correct`: (n,) bool.
+        `references`: the right answers as graded against; `correct`: (n,) bool. Raises TooLittleData where nothing
+        can be learnt: the scorer is then left out of the chain.
         """

@@ -1,0 +1,103 @@
+"""Which scorers a verifier has, as a run's configuration names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cascade.confidence import SIGNALS
+from cascade.cost import PriceTable
+from cascade.errors import InputError
+from cascade.router import RouterConfig, RouterTrainer
+from cascade.tiers import SamplingTier
+from cascade.trace import Answer
+from cascade.verifiers.accounts import add_known
+from cascade.verifiers.bank import AnswerBank, Embed
+from cascade.verifiers.chain import ChainConfig
+from cascade.verifiers.consistency import ConsistencyConfig, SelfConsistency
+from cascade.verifiers.judge import JudgeConfig, JudgeModel
+from cascade.verifiers.learned import LearnedConfig, LearnedTrainer
+from cascade.verifiers.learned_files import read_learned
+from cascade.verifiers.score import Scorer, Trainable
+from cascade.verifiers.token_confidence import TokenConfidenceScorer
+
+
+class VerifierConfig(BaseModel):
+    """Scorers after the rules, cheapest first: `kind`, then self-consistency, then a judge, as far as they are set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["confidence", "learned"] = "confidence"
+    """confidence: one token signal (calibration.signal); learned: a small classifier over several kinds of features."""
+    learned: LearnedConfig = LearnedConfig()
+    consistency: ConsistencyConfig | None = None
+    judge: JudgeConfig | None = None
+    chain: ChainConfig = ChainConfig()
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What scorers need beside the answer: only what the configured ones use is ever asked for."""
+
+    config: VerifierConfig
+    embed: Embed
+    learned_root: Path
+    """Folder of learned verifiers by digest."""
+    prices: PriceTable
+    sampler: Callable[[], SamplingTier]
+    """The cheap tier, to draw samples from."""
+    router: RouterConfig | None = None
+    progress: bool = True
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether a scorer looks at flagship answers to other queries."""
+        learned = self.config.kind == "learned" and "neighbours" in self.config.learned.blocks
+        return learned or self.router is not None
+
+    def scorers(self, signal: str, bank: AnswerBank | None) -> list[Scorer | Trainable]:
+        """The configured chain, still to be fitted; empty where one token confidence is all there is.
+
+        `signal` is the configured token confidence; for "auto" a chain begins with the mean log-probability.
+        """
+        config = self.config
+        later: list[Scorer | Trainable] = []
+        if config.consistency is not None:
+            later.append(SelfConsistency(self.sampler(), config.consistency, self.prices, progress=self.progress))
+        if config.judge is not None:
+            later.append(JudgeModel(config.judge, self.prices, progress=self.progress))
+        if config.kind == "learned":
+            return [LearnedTrainer(config.learned, self.embed, bank), *later]
+        return [TokenConfidenceScorer(signal if signal in SIGNALS else "mean_logprob"), *later] if later else []
+
+    def router_trainer(
+        self, bank: AnswerBank | None, cheap: Iterable[Answer], flagship: Iterable[Answer]
+    ) -> RouterTrainer | None:
+        """The configured router, still to be fitted, priced by these answers; None where none is configured."""
+        if self.router is None:
+            return None
+        costs = [self._mean_usd(answers) for answers in (cheap, flagship)]
+        return RouterTrainer(self.router, self.embed, bank, *costs)
+
+    def _mean_usd(self, answers: Iterable[Answer]) -> float | None:
+        costs = [self.prices.cost_usd(answer) for answer in answers]
+        total = add_known(costs)
+        return None if total is None or not costs else total / len(costs)
+
+    def load(self, row: dict[str, Any]) -> Scorer:
+        """A fitted scorer from its `to_dict` form; a `ScorerLoader`. Raises InputError for an unknown kind."""
+        kind = row.get("kind")
+        if kind == "token_confidence":
+            return TokenConfidenceScorer(str(row["signal"]))
+        if kind == "learned":
+            return read_learned(self.learned_root, str(row["digest"]), self.embed)
+        if kind == SelfConsistency.name:
+            settings = ConsistencyConfig.model_validate(row["config"])
+            return SelfConsistency(self.sampler(), settings, self.prices, progress=self.progress)
+        if kind == JudgeModel.name:
+            return JudgeModel(JudgeConfig.model_validate(row["config"]), self.prices, progress=self.progress)
+        raise InputError(f"the verifier holds a scorer of unknown kind {kind!r}: fit the verifier again")

@@ -1,0 +1,163 @@
+"""Two small classifiers as plain arrays: fitted by scikit-learn, kept and applied without it (and without pickle)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
+
+
+class Model(Protocol):
+    """Rows of features to P(right)."""
+
+    def predict(self, rows: Matrix) -> Matrix:
+        """(n, f) without NaN -> (n,) in 0..1."""
+
+    def arrays(self) -> Arrays:
+        """All that `model_from_arrays` needs, the kind by its keys."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticModel:
+    """Logistic regression on standardised columns."""
+
+    mean: Matrix
+    scale: Matrix
+    weights: Matrix
+    """(f + 1,): one per column, then the constant."""
+
+    def predict(self, rows: Matrix) -> Matrix:
+        logits = (rows - self.mean) / self.scale @ self.weights[:-1] + self.weights[-1]
+        return _sigmoid(logits)
+
+    def arrays(self) -> Arrays:
+        return {"logistic.mean": self.mean, "logistic.scale": self.scale, "logistic.weights": self.weights}
+
+
+@dataclass(frozen=True, eq=False)
+class BoostedTrees:
+    """Gradient-boosted regression trees of log-odds; all trees in one array, padded to the largest."""
+
+    feature: NDArray[np.int32]
+    """(trees, nodes); -1 marks a leaf."""
+    threshold: Matrix
+    """(trees, nodes): left where the column, as float32, is at most this."""
+    children: NDArray[np.int32]
+    """(trees, nodes, 2): left and right."""
+    value: Matrix
+    """(trees, nodes): log-odds added at a leaf, learning rate included."""
+    start: Matrix
+    """(1,): log-odds before the first tree."""
+
+    def predict(self, rows: Matrix) -> Matrix:
+        columns = rows.astype(np.float32).astype(np.float64)
+        trees = np.arange(len(self.feature))
+        node = np.zeros((len(rows), len(trees)), dtype=np.int64)
+        while True:
+            feature = self.feature[trees, node]
+            inner = feature >= 0
+            if not inner.any():
+                break
+            seen = np.take_along_axis(columns, np.where(inner, feature, 0), axis=1)
+            side = (seen > self.threshold[trees, node]).astype(np.int64)
+            node = np.where(inner, self.children[trees, node, side], node)
+        return _sigmoid(self.start[0] + self.value[trees, node].sum(axis=1))
+
+    def arrays(self) -> Arrays:
+        return {
+            "trees.feature": self.feature,
+            "trees.threshold": self.threshold,
+            "trees.children": self.children,
+            "trees.value": self.value,
+            "trees.start": self.start,
+        }
+
+
+def model_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Model:
+    """Inverse of `Model.arrays`. Raises KeyError where an array is missing."""
+    kind = {name.split(".")[0] for name in arrays if name.startswith(("logistic.", "trees."))}
+    parts = {name.split(".")[1]: array for name, array in arrays.items() if name.split(".")[0] in kind}
+    return LogisticModel(**parts) if kind == {"logistic"} else _trees_from(parts)
+
+
+def _trees_from(parts: Mapping[str, NDArray[Any]]) -> BoostedTrees:
+    return BoostedTrees(**{name: parts[name] for name in ("feature", "threshold", "children", "value", "start")})
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to fit a classifier."""
+
+    kind: Literal["logistic", "trees"]
+    strength: float
+    """Inverse regularisation C of the logistic regression; learning rate of the trees."""
+    depth: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"logistic C={self.strength:g}" if self.kind == "logistic" else f"trees of depth {self.depth}"
+
+
+TREES = 60
+RECIPES = (
+    Recipe("logistic", 0.03),
+    Recipe("logistic", 0.3),
+    Recipe("logistic", 3.0),
+    Recipe("trees", 0.12, 2),
+    Recipe("trees", 0.08, 3),
+)
+
+
+def fit_model(rows: Matrix, right: NDArray[np.bool_], recipe: Recipe, seed: int) -> Model:
+    """Fit on (n, f) rows without NaN and (n,) labels of both kinds."""
+    return _fit_logistic(rows, right, recipe) if recipe.kind == "logistic" else _fit_trees(rows, right, recipe, seed)
+
+
+def _fit_logistic(rows: Matrix, right: NDArray[np.bool_], recipe: Recipe) -> LogisticModel:
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    scale = np.where(scale > 1e-12, scale, 1.0)
+    fitted = LogisticRegression(C=recipe.strength, max_iter=5000).fit((rows - mean) / scale, right)
+    weights = np.append(fitted.coef_[0], fitted.intercept_[0])
+    return LogisticModel(mean, scale, np.asarray(weights, np.float64))
+
+
+def _fit_trees(rows: Matrix, right: NDArray[np.bool_], recipe: Recipe, seed: int) -> BoostedTrees:
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    fitted = GradientBoostingClassifier(
+        n_estimators=TREES,
+        learning_rate=recipe.strength,
+        max_depth=recipe.depth,
+        min_samples_leaf=5,
+        subsample=0.7,
+        max_features="sqrt",
+        random_state=seed,
+    ).fit(rows, right)
+    trees = [estimator.tree_ for estimator in fitted.estimators_[:, 0]]
+    shape = (len(trees), max(tree.node_count for tree in trees))
+    feature = np.full(shape, -1, np.int32)
+    threshold, value = np.zeros(shape), np.zeros(shape)
+    children = np.zeros((*shape, 2), np.int32)
+    for i, tree in enumerate(trees):
+        inner, n = tree.children_left >= 0, tree.node_count
+        feature[i, :n] = np.where(inner, tree.feature, -1)
+        threshold[i, :n] = np.where(inner, tree.threshold, 0.0)
+        children[i, :n, 0] = np.where(inner, tree.children_left, 0)
+        children[i, :n, 1] = np.where(inner, tree.children_right, 0)
+        value[i, :n] = np.where(inner, 0.0, recipe.strength * tree.value[:, 0, 0])
+    share = right.mean()
+    return BoostedTrees(feature, threshold, children, value, np.array([np.log(share / (1 - share))]))
+
+
+def _sigmoid(logits: Matrix) -> Matrix:
+    from scipy.special import expit
+
+    return np.asarray(expit(logits), np.float64)

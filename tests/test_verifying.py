@@ -1,0 +1,51 @@
+"""A run whose verifier is learned, up to the champion's baseline, on a small lab world."""
+
+import shutil
+
+import pytest
+from labworld import small_config, small_world
+
+from cascade.errors import InputError
+from cascade.trace import Outcome
+from cascade.verifiers import Verifier
+from flows import stages
+from flows.context import start_run
+from flows.records import BASELINE, load_pool, load_traces, load_verdicts, read_answers
+from flows.rundir import read_json
+from flows.serve import replay_traffic
+from flows.verifying import toolbox
+
+
+def test_a_run_refits_the_learned_verifier_keeps_it_and_opens_it_again(tmp_path):
+    with small_world(tmp_path / "lab", drifted=450) as world:
+        config = small_config(
+            world,
+            tmp_path,
+            verifier={"kind": "learned"},
+            calibration={"max_error_accepted": 0.15},
+            window={"pool": 0.4, "calibration": 0.4},
+        )
+        replay_traffic(config, config.traffic, progress=False)
+        ctx = start_run(config, "learned")
+        stages.collect(ctx)
+        counts = stages.baseline(ctx).counts
+    folder = ctx.run.stage(BASELINE)
+    assert "cross-validated log-loss" in counts["scorers"][0]
+    assert [account["name"] for account in counts["accounts"]] == ["rules", "learned"]
+    # The bank has seen the pool's flagship answers, and no held-out query.
+    tools = toolbox(config, lambda: None)
+    verifier = Verifier.from_dict(read_json(folder / "verifier.json"), tools.load)
+    known = set(verifier.links[0].scorer.features.bank.ids)
+    pool = read_answers(folder / "pool_answers.jsonl")
+    assert {i for i, answer in pool.items() if answer.finish_reason == "stop"} <= known
+    heldout = [trace.query for trace in load_traces(ctx, "heldout")]
+    assert not known & {query.id for query in heldout}
+    # What was judged once is what the stored verifier says again.
+    champion, verdicts = read_answers(folder / "champion.jsonl"), load_verdicts(folder)
+    again = verifier.judge(heldout, [champion[query.id] for query in heldout])
+    assert [verdict.outcome for verdict in again] == [verdicts[query.id].outcome for query in heldout]
+    assert Outcome.ACCEPT in {verdict.outcome for verdict in again}
+    assert [trace.query.id for trace in load_pool(ctx)] == [trace.query.id for trace in load_traces(ctx, "pool")]
+    shutil.rmtree(tools.learned_root)
+    with pytest.raises(InputError, match="cannot read the learned verifier"):
+        Verifier.from_dict(read_json(folder / "verifier.json"), tools.load)
