@@ -6,7 +6,7 @@
 
 Eight weeks of traffic are loaded in order of time, in batches, up to each size; at each size a process of its own opens
 the store and collects the escalations of the last week (an eighth of the largest size), as an improvement run does:
-read, parsed, and graded against the flagship's answers. At the largest size, windows of 1, 2, 4 and 8 weeks show how
+read, parsed, and graded against the flagship's answers. At the largest size, windows of 1, 2 and 4 weeks show how
 the cost grows. Traces are drawn from a seed (about 1.5 kB each as JSON); PostgreSQL is a server of its own, with syncs.
 The page cache is warm: what is measured is the store, not the disk.
 """
@@ -85,9 +85,7 @@ def _measure(kind: str, sizes: list[int], batch: int, seed: int, folder: Path | 
             )
             print(f"{kind}: {size:,} traces measured", file=sys.stderr, flush=True)
         table(f"{kind}: collecting the last week's escalations", rows)
-        windows = [
-            {"weeks": weeks, **_row(target, end - weeks * WEEK, end)} for weeks in (1, 2, 4, 8) if weeks <= WEEKS
-        ]
+        windows = [{"weeks": weeks, **_row(target, end - weeks * WEEK, end)} for weeks in (1, 2, 4)]
         table(f"{kind}: collecting the escalations of longer windows, of {sizes[-1]:,} traces", windows)
         store.close()
 

@@ -77,7 +77,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
-        raise ValueError(f"nested too deeply, at most {MAX_DEPTH} levels are read") from error
+        raise ValueError("nested too deeply") from error
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")  # noqa: TRY004 - one error kind per row
     check_sound(row)
@@ -100,7 +100,7 @@ def check_sound(value: Any) -> None:
         if not following:
             return
         level = following
-    raise ValueError(f"nested too deeply, at most {MAX_DEPTH} levels are read")
+    raise ValueError("nested too deeply")
 
 
 def _check_scalar(item: Any) -> None:
