@@ -72,6 +72,7 @@ def _measure(kind: str, sizes: list[int], batch: int, seed: int, folder: Path | 
         store = open_traces(target)
         traces = make_traces(sizes[-1], seed)
         rows, loaded, spent = [], 0, 0.0
+        say(f"{kind}: loading")
         for size in sizes:
             while loaded < size:
                 part = list(islice(traces, min(batch, size - loaded)))
@@ -91,14 +92,15 @@ def _measure(kind: str, sizes: list[int], batch: int, seed: int, folder: Path | 
 
 
 def _row(target: str, start: datetime, end: datetime) -> dict[str, Any]:
-    """Collect in a process of its own: seconds from opening the store, peak resident memory."""
+    """Collect in a process of its own: seconds from opening the store, of the clock and of its CPU; peak memory."""
     command = [sys.executable, "-m", "benchmarks.stores", "--collect", target, start.isoformat(), end.isoformat()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     return {
         "escalations": found["n"],
         "seconds": round(found["seconds"], 2),
-        "us each": round(1e6 * found["seconds"] / max(1, found["n"])),
+        "CPU seconds": round(found["cpu_seconds"], 2),
+        "CPU us each": round(1e6 * found["cpu_seconds"] / max(1, found["n"])),
         "peak MiB": round(found["peak_mib"]),
     }
 
@@ -124,14 +126,14 @@ def _collect(target: str, start: str, end: str) -> dict[str, Any]:
     from clustering.collect import collect_escalations
 
     since, until = datetime.fromisoformat(start), datetime.fromisoformat(end)
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     store = open_traces(target)
     found = collect_escalations(store.escalated(since, until), since, until, "json_exact").escalations
-    seconds = time.perf_counter() - begun
+    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
     store.close()
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"n": len(found), "seconds": seconds, "peak_mib": int(peak.split()[1]) / 1024}
+    return {"n": len(found), "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": int(peak.split()[1]) / 1024}
 
 
 def make_traces(n: int, seed: int) -> Iterator[Trace]:
