@@ -88,7 +88,7 @@ class Cascade:
         A query whose flagship request failed gets no trace and is counted. Raises TierError when all failed,
         and passes BudgetExceeded on after storing the traces of the queries that were answered.
         """
-        known = store.ids()
+        known = store.known([query.id for query in queries])
         todo = list({query.id: query for query in queries if query.id not in known}.values())
         traces: list[Trace] = []
         failures: list[str] = []

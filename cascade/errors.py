@@ -3,6 +3,7 @@
     CascadeDistillError         one sentence: what, the value seen, what to do
     +-- ConfigError             a setting is missing, unknown or out of range
     +-- InputError              a traffic file, data set or record cannot be used
+    +-- StoreError              a trace store cannot be read or written
     +-- TierError               a model did not answer (endpoint down, refused, malformed)
     +-- BudgetExceeded          the next flagship request would pass the run's budget
     +-- StageError              a stage failed or its records are incomplete
@@ -22,6 +23,10 @@ class ConfigError(CascadeDistillError):
 
 class InputError(CascadeDistillError):
     """A traffic file, data set or record cannot be used."""
+
+
+class StoreError(CascadeDistillError):
+    """A trace store cannot be read or written: damaged, made by a newer version, or always busy."""
 
 
 class TierError(CascadeDistillError):

@@ -67,6 +67,23 @@ class AnswerStore:
         with self._lock:
             self._insert(digest, answer)
 
+    def held(self, digests: Iterable[str]) -> set[str]:
+        """Which of the requests have a stored answer."""
+        return {digest for digest in set(digests) if self.get(digest) is not None}
+
+    def remove(self, digests: Iterable[str]) -> None:
+        """Delete answers for good, all or none; what they cost stays in the ledger."""
+        with self._lock:
+            self._db.execute("PRAGMA secure_delete = ON")  # else the text stays in free pages
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany("DELETE FROM answers WHERE digest = ?", [(digest,) for digest in digests])
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def count(self) -> int:
         """Number of stored answers."""
         with self._lock:

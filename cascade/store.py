@@ -1,183 +1,169 @@
-"""Where traces are kept: a small protocol, and its SQL implementation (SQLite file or PostgreSQL by URL)."""
+"""Where traces are kept: one protocol, and what opens the store that a URL names.
+
+    traces.db, sqlite:///traces.db            one SQLite file (`cascade.sql_store`)
+    postgresql://user@host/database           a PostgreSQL database (`cascade.sql_store`)
+    lake:folder, s3://bucket/lake, memory://  Parquet files by day (`cascade.lake`), through fsspec
+
+All three keep a trace once by its query id, add a batch whole or not at all, and serve several processes at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+import gc
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
-
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    Engine,
-    Float,
-    MetaData,
-    Row,
-    String,
-    Table,
-    create_engine,
-    event,
-    func,
-    select,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cascade.errors import ConfigError
-from cascade.trace import Trace, answer_from_dict, query_from_dict, query_to_dict, verdict_from_dict
+from cascade.trace import Query, Trace, trace_from_dict
 
-_METADATA = MetaData()
-_TRACES = Table(
-    "traces",
-    _METADATA,
-    Column("query_id", String, primary_key=True),
-    # Microseconds since 1970 in UTC: exact, and ordered alike in every database.
-    Column("time_us", BigInteger, nullable=False, index=True),
-    Column("route", String, nullable=False),
-    Column("version", String, nullable=False),
-    Column("escalated", Boolean, nullable=False),
-    Column("audited", Boolean, nullable=False),
-    Column("audit_propensity", Float, nullable=False),
-    Column("cost_usd", Float),
-    Column("audit_cost_usd", Float),
-    Column("query", JSON, nullable=False),
-    Column("cheap", JSON, nullable=False),
-    Column("verdict", JSON, nullable=False),
-    Column("flagship", JSON(none_as_null=True)),
-)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RECORDS = ("query", "cheap", "verdict", "flagship")
+"""The parts of a trace that a store keeps as JSON; everything else has a column of its own."""
+VALUES = ("escalated", "audited", "audit_propensity", "cost_usd", "audit_cost_usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Time of the first and of the last trace."""
+
+    first: datetime
+    last: datetime
 
 
 class TraceStore(Protocol):
-    """Traces by query id, readable by time."""
+    """Traces by query id, readable by time. Times without a zone are taken as UTC.
 
-    def add(self, traces: Sequence[Trace]) -> int:
-        """Store all of `traces` or none; ids already there stay as they are. Returns how many were new."""
-
-    def ids(self) -> set[str]:
-        """Query ids of all stored traces."""
-
-    def between(self, start: datetime | None, end: datetime | None) -> list[Trace]:
-        """Traces with start <= time < end, in order of time, then id; None leaves a side open."""
-
-    def count(self) -> int:
-        """Number of stored traces."""
-
-
-class SqlTraceStore:
-    """Traces in one SQL table. `url` is an SQLAlchemy URL, or the path of an SQLite file.
-
-    Raises ConfigError for a URL or database that cannot be used. Times without a zone are taken as UTC.
+    Opening one raises ConfigError where it cannot be opened; reading and writing raise StoreError where what is there
+    cannot be used.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self.url = str(url) if "://" in str(url) else f"sqlite:///{url}"
-        self._engine = _open_engine(self.url)
-
     def add(self, traces: Sequence[Trace]) -> int:
         """Store all of `traces` or none; ids already there stay as they are. Returns how many were new."""
-        if not traces:
-            return 0
-        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
-        insert = dialect.insert(_TRACES).on_conflict_do_nothing(index_elements=["query_id"])
-        with self._engine.begin() as connection:
-            before = connection.execute(select(func.count()).select_from(_TRACES)).scalar_one()
-            connection.execute(insert, [_to_row(trace) for trace in traces])
-            after = connection.execute(select(func.count()).select_from(_TRACES)).scalar_one()
-        return int(after - before)
 
     def ids(self) -> set[str]:
         """Query ids of all stored traces."""
-        with self._engine.connect() as connection:
-            return set(connection.execute(select(_TRACES.c.query_id)).scalars())
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Which of `ids` have a trace."""
 
     def between(self, start: datetime | None, end: datetime | None) -> list[Trace]:
         """Traces with start <= time < end, in order of time, then id; None leaves a side open."""
-        statement = select(_TRACES).order_by(_TRACES.c.time_us, _TRACES.c.query_id)
-        if start is not None:
-            statement = statement.where(_TRACES.c.time_us >= _microseconds(start))
-        if end is not None:
-            statement = statement.where(_TRACES.c.time_us < _microseconds(end))
-        with self._engine.connect() as connection:
-            return [_from_row(row) for row in connection.execute(statement)]
+
+    def escalated(self, start: datetime | None, end: datetime | None) -> list[Trace]:
+        """As `between`, the escalated ones alone; the others are not read."""
+
+    def span(self) -> Span | None:
+        """First and last time, without reading the traces; None when there are none."""
 
     def count(self) -> int:
         """Number of stored traces."""
-        with self._engine.connect() as connection:
-            return int(connection.execute(select(func.count()).select_from(_TRACES)).scalar_one())
+
+    def queries(self, users: Collection[str] | None, before: datetime | None) -> list[Query]:
+        """Queries of these users (None: of anybody) from before a time (None: of any time), in order of time."""
+
+    def remove(self, ids: Collection[str]) -> int:
+        """Delete traces for good: all of `ids` or none. Returns how many were there."""
+
+    def watermark(self, source: str) -> dict[str, Any] | None:
+        """What `set_watermark` kept for a source."""
+
+    def set_watermark(self, source: str, value: Mapping[str, Any]) -> None:
+        """Keep how far a source has been read."""
 
     def close(self) -> None:
-        """Close the database connections."""
-        self._engine.dispose()
+        """Let go of connections."""
 
 
-def _open_engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError(f"trace store URL {url!r} is not one; use a file path or sqlite:///traces.db") from error
-    name = parsed.get_backend_name()
-    if name not in ("sqlite", "postgresql"):
-        raise ConfigError(f"trace store URL names {name!r}; use sqlite or postgresql")
-    try:
-        if name == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed)
-        if name == "sqlite":
-            event.listen(engine, "connect", _sqlite_pragmas)
-        _METADATA.create_all(engine)
-    except (SQLAlchemyError, OSError, ImportError) as error:
-        shown = parsed.render_as_string(hide_password=True)
-        raise ConfigError(f"cannot open the trace store {shown}: {str(error).splitlines()[0]}") from error
-    return engine
+def open_traces(target: str | Path) -> TraceStore:
+    """The store at a path or URL, made when it is not there. Raises ConfigError when it cannot be opened."""
+    text = str(target)
+    scheme = text.split(":", 1)[0].lower() if ":" in text else ""
+    backend = scheme.split("+", 1)[0]
+    if not scheme or backend in ("sqlite", "postgresql", "postgres"):
+        from cascade.sql_store import SqlTraceStore
+
+        return SqlTraceStore(target)
+    if scheme == "lake" or "://" in text:
+        from cascade.lake import LakeTraceStore
+
+        return LakeTraceStore(text.removeprefix("lake:"))
+    raise ConfigError(f"traces: {text!r} is no store: use a file path, postgresql://..., or lake:folder")
 
 
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 30000")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.close()
-
-
-def _microseconds(time: datetime) -> int:
-    moment = time if time.tzinfo else time.replace(tzinfo=UTC)
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def _to_row(trace: Trace) -> dict[str, Any]:
+def to_row(trace: Trace) -> dict[str, Any]:
+    """A trace as one flat row: key columns, plain values, and `RECORDS` as JSON-ready values or None."""
+    row = plain(trace)
+    row["query"]["time"] = trace.query.time.isoformat()
     return {
         "query_id": trace.query.id,
-        "time_us": _microseconds(trace.query.time),
+        "time_us": microseconds(trace.query.time),
         "route": trace.query.route,
         "version": trace.cheap_version,
-        "escalated": trace.escalated,
-        "audited": trace.audited,
-        "audit_propensity": trace.audit_propensity,
-        "cost_usd": trace.cost_usd,
-        "audit_cost_usd": trace.audit_cost_usd,
-        "query": query_to_dict(trace.query),
-        # JSON null, not SQL NULL, where the router spared the cheap attempt: the column was never nullable.
-        "cheap": None if trace.cheap is None else asdict(trace.cheap),
-        "verdict": asdict(trace.verdict),
-        "flagship": None if trace.flagship is None else asdict(trace.flagship),
+        "user_key": trace.query.user,
+        **{name: row[name] for name in VALUES},
+        **{name: row[name] for name in RECORDS},
     }
 
 
-def _from_row(row: Row[Any]) -> Trace:
-    return Trace(
-        query=query_from_dict(row.query),
-        cheap=None if row.cheap is None else answer_from_dict(row.cheap),
-        cheap_version=row.version,
-        verdict=verdict_from_dict(row.verdict),
-        escalated=row.escalated,
-        audited=row.audited,
-        audit_propensity=row.audit_propensity,
-        flagship=None if row.flagship is None else answer_from_dict(row.flagship),
-        cost_usd=row.cost_usd,
-        audit_cost_usd=row.audit_cost_usd,
-    )
+def from_row(row: Any) -> Trace:
+    """Inverse of `to_row`: a mapping with (at least) the version, `VALUES` and `RECORDS`."""
+    return trace_from_dict({"cheap_version": row["version"], **{name: row[name] for name in (*VALUES, *RECORDS)}})
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """`dataclasses.asdict` without its deep copies, which would cost half of the time that loading a log takes."""
+    values = {}
+    for name in record.__slots__:
+        value = getattr(record, name)
+        if isinstance(value, tuple):
+            value = [plain(item) if is_dataclass(item) else item for item in value]
+        values[name] = plain(value) if is_dataclass(value) else value
+    return values
+
+
+def from_rows(columns: Sequence[Sequence[Any]]) -> list[Trace]:
+    """Traces of rows given as columns: version, `VALUES`, then `RECORDS` as JSON text or None.
+
+    Many small objects come into being at once and none goes, so the search for garbage, a third of the time, waits.
+    """
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        return [from_row(dict(zip(_ROW, _decoded(row), strict=True))) for row in zip(*columns, strict=True)]
+    finally:
+        if paused:
+            gc.enable()
+
+
+def _decoded(row: Sequence[Any]) -> Iterator[Any]:
+    n_plain = 1 + len(VALUES)
+    yield from row[:n_plain]
+    for text in row[n_plain:]:
+        yield None if text is None else _decode(text)[0]
+
+
+_ROW = ("version", *VALUES, *RECORDS)
+_decode = json.JSONDecoder().raw_decode  # what is stored is JSON text and nothing else, so nothing follows it
+
+
+def to_json(value: Any) -> str:
+    """JSON text of a record; everything beyond ASCII is escaped, so any string can be stored."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970 in UTC: exact, and ordered alike in every store."""
+    moment = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(time_us: int) -> datetime:
+    """Inverse of `microseconds`, in UTC."""
+    return EPOCH + timedelta(microseconds=time_us)

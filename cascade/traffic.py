@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.errors import InputError
+from cascade.rows import parse_object
 from cascade.trace import Query, query_from_dict, query_to_dict
 from cascade.verifiers.rules import schema_problem
 
@@ -85,25 +86,25 @@ def parse_query(raw: bytes, first_seen: Mapping[str, int] | None = None) -> Quer
 
     `first_seen` holds the line number of each id met so far; an id in it is refused.
     """
-    try:
-        row = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"not a JSON object but {type(row).__name__}")  # noqa: TRY004 - one error kind per row
+    return query_of(parse_object(raw), first_seen)
+
+
+def query_of(row: dict[str, Any], first_seen: Mapping[str, int] | None = None) -> Query:
+    """One parsed row to a query; raises ValueError with the reason."""
     missing = [key for key in ("id", "time", "messages") if row.get(key) in (None, "", [])]
     if missing:
         raise ValueError(f"missing or empty: {', '.join(missing)}")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], str | int):
+        raise ValueError(f"id is {type(row['id']).__name__}, not text")  # noqa: TRY004 - one error kind per row
     _check_messages(row["messages"])
     _check_optional(row)
     try:
         query = query_from_dict(row)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"time {row['time']!r} is not an ISO 8601 date and time") from error
+    for name, value in (("id", query.id), ("route", query.route), ("user", query.user or "")):
+        if "\0" in value:
+            raise ValueError(f"{name} holds a NUL character")
     if first_seen and query.id in first_seen:
         raise ValueError(f"id {query.id!r} was already seen on line {first_seen[query.id]}")
     return query if query.time.tzinfo else replace(query, time=query.time.replace(tzinfo=UTC))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def embed_texts(
     under a digest of the model's files and the text, and a killed call continues where it stopped.
     Raises ConfigError when the model cannot be loaded.
     """
-    digests = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    digests = [_text_digest(text) for text in texts]
     unique = dict(zip(digests, texts, strict=True))
     if cache_path is None:
         found = _embed_missing(unique, config, None, "", progress)
@@ -57,6 +57,30 @@ def embed_texts(
     return np.stack([found[digest] for digest in digests])
 
 
+def cached_texts(cache_path: Path, texts: Collection[str]) -> int:
+    """How many of `texts` have vectors in a cache, of any model; 0 without a cache."""
+    if not cache_path.exists():
+        return 0
+    with closing(_open_cache(cache_path)) as cache:
+        models = [row[0] for row in cache.execute("SELECT DISTINCT model FROM vectors")]
+        digests = [_text_digest(text) for text in set(texts)]
+        return len({text for model in models for text in _read_cache(cache, model, digests)})
+
+
+def forget_texts(cache_path: Path, texts: Collection[str]) -> None:
+    """Delete the vectors of `texts` for good, of every model."""
+    if not cache_path.exists():
+        return
+    with closing(_open_cache(cache_path)) as cache:
+        cache.execute("PRAGMA secure_delete = ON")  # else the vectors stay in free pages
+        with cache:
+            # The key begins with the model, so each model's rows are looked up by key.
+            models = [row[0] for row in cache.execute("SELECT DISTINCT model FROM vectors")]
+            keys = [(model, _text_digest(text)) for text in set(texts) for model in models]
+            cache.executemany("DELETE FROM vectors WHERE model = ? AND text = ?", keys)
+        cache.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def model_identity(config: EmbedConfig) -> str:
     """Digest that changes when the model does: its files for a folder, name and revision for a hub name."""
     digest = hashlib.sha256()
@@ -69,6 +93,10 @@ def model_identity(config: EmbedConfig) -> str:
             digest.update(file.relative_to(folder).as_posix().encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _embed_missing(

@@ -12,7 +12,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, loop, registry, traffic
+from flows.commands import checks, loop, privacy, registry, traffic
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -34,6 +34,7 @@ COMMANDS = (
     registry.rollback,
     registry.status,
     checks.doctor,
+    privacy.forget,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cascade.calibration import CalibrationConfig
 from cascade.client import OpenAITierConfig
@@ -70,6 +71,10 @@ class RunConfig(_Strict):
     seed: int = 0
     state: Path = Path("state")
     """Folder of what lives across runs: traces, bought answers, registry."""
+    traces: str | None = None
+    """Where traces are kept: a file, postgresql://..., lake:folder or s3://...; None: traces.db in `state`."""
+    registry: str | None = None
+    """Database URL of the registry's versions and history (adapters stay in `state`); None: registry.db in `state`."""
     runs: Path = Path("runs")
     """Folder in which each run has its own."""
     traffic: Path | None = None
@@ -98,6 +103,14 @@ class RunConfig(_Strict):
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
 
+    @field_validator("traces", "registry")
+    @classmethod
+    def _holds_no_password(cls, url: str | None) -> str | None:
+        if url is not None and "://" in url and urlsplit(url).password:
+            # The settings are saved with every run.
+            raise ValueError("the URL holds a password: leave it out and set PGPASSWORD, or use ~/.pgpass")
+        return url
+
     def dump(self) -> dict[str, Any]:
         """JSON-ready values, as saved with the run."""
         return self.model_dump(mode="json")
@@ -123,7 +136,9 @@ def build_config(values: dict[str, Any], source: str) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
-        seen = "" if first["type"] == "missing" else f" (value seen: {first['input']!r})"
+        # A URL that is refused for its password is not shown either.
+        hidden = first["type"] == "missing" or "password" in first["msg"]
+        seen = "" if hidden else f" (value seen: {first['input']!r})"
         raise ConfigError(f"{source}: {where}: {first['msg']}{seen}") from None
 
 

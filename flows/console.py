@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade.cost import cost_per_completed
+from cascade.ingest import Ingested
 from cascade.recorded import Usage
 from cascade.verifiers import ScorerAccount
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
+from flows.forget import ForgetPlan
 from flows.recorded import PolicyResult, RecordedReplay
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
 from flows.rundir import read_json
@@ -115,6 +117,22 @@ def _recorded_row(row: PolicyResult, chosen: bool) -> dict[str, Any]:
     }
 
 
+def print_ingested(done: Ingested) -> None:
+    """What an ingest did, in a few lines."""
+    if done.resumed_at:
+        say(f"read on from byte {done.resumed_at:,}: what lies before is stored")
+    say(f"{done.n_new} new traces, {done.n_known} known before, {done.n_rejected} rejected rows")
+    if done.n_rejected:
+        say(f"rejected rows with their reasons: {done.rejected_path}")
+    if done.n_other:
+        say("left out: " + ", ".join(f"{n} x {what}" for what, n in done.n_other.items()))
+    if done.n_waiting:
+        say(
+            f"{done.n_waiting} queries of the log's last minutes wait for their other call: ingest the log again when"
+            " it has grown, or with --complete when it is final"
+        )
+
+
 def account_table(accounts: Sequence[ScorerAccount]) -> list[dict[str, Any]]:
     """One row per scorer: how much it was asked, what it ended, and what that took."""
     return [
@@ -185,6 +203,32 @@ def print_comparison(results: list[dict[str, Any]], root: Path) -> None:
     say(f"\nresults: {(root / 'comparison.json').resolve()}")
 
 
+def print_forget(plan: ForgetPlan, *, done: bool, runs: bool) -> None:
+    """What was (or would be) deleted, what stays, and which adapters were trained on it."""
+    times = [query.time for query in plan.traces]
+    span = f"{min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}" if times else "-"
+    gone = "deleted" if done else "would be deleted"
+    stays = f"stays ({len(plan.runs)} folders): --runs deletes it" if plan.runs else "-"
+    rows: list[dict[str, Any]] = [
+        {"held": "traces", "n": len(plan.traces), "what": gone, "of": span},
+        {"held": "bought answers", "n": len(plan.answers), "what": gone, "of": "-"},
+        {"held": "cached embeddings", "n": plan.n_vectors, "what": gone, "of": "-"},
+        {
+            "held": "copies in runs",
+            "n": sum(run.n_traces for run in plan.runs),
+            "what": gone if runs else stays,
+            "of": ", ".join(run.run_id for run in plan.runs) or "-",
+        },
+    ]
+    table("Forgetting", rows)
+    adapters = [{"version": a.version, "adapter": a.adapter_digest[:12], "why": a.why} for a in plan.adapters]
+    table("Adapters trained on it (they stay: roll back, or train anew)", adapters)
+    if not adapters:
+        say("no adapter was trained on it")
+    if not done:
+        say("nothing was changed: --yes deletes")
+
+
 def print_status(state: State, runs: Path) -> None:
     """Aliases, versions, history and runs."""
     aliases: dict[str, list[str]] = {}
@@ -200,7 +244,7 @@ def print_status(state: State, runs: Path) -> None:
         }
         for v in state.registry.versions()
     ]
-    say(f"{state.traces.count()} traces in {state.root}")
+    say(f"{state.traces.count()} traces in {state.traces_at or state.root}")
     table("Versions", versions)
     history = [
         {

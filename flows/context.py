@@ -12,7 +12,7 @@ from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import InputError, StageError
 from cascade.purchase import AnswerStore, Budget, Buyer
-from cascade.store import SqlTraceStore
+from cascade.store import TraceStore, open_traces
 from flows.config import RunConfig, build_config
 from flows.rundir import RunDir, read_json, write_json
 from promotion.registry import Registry, Version
@@ -23,10 +23,14 @@ class State:
     """The stores below the state folder: traces, bought flagship answers, registry."""
 
     root: Path
+    traces_at: str | None = None
+    """Path or URL of the traces; None: a file below `root`."""
+    registry_at: str | None = None
+    """Database URL of the registry; None: a file below `root`."""
 
     @cached_property
-    def traces(self) -> SqlTraceStore:
-        return SqlTraceStore(f"sqlite:///{self.root / 'traces.db'}")
+    def traces(self) -> TraceStore:
+        return open_traces(self.traces_at or self.root / "traces.db")
 
     @cached_property
     def answers(self) -> AnswerStore:
@@ -34,13 +38,13 @@ class State:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(f"sqlite:///{self.root / 'registry.db'}", self.root)
+        return Registry(self.registry_at or f"sqlite:///{self.root / 'registry.db'}", self.root)
 
 
 def open_state(config: RunConfig) -> State:
     """The configuration's state folder, made when it is not there."""
     config.state.mkdir(parents=True, exist_ok=True)
-    return State(config.state)
+    return State(config.state, config.traces, config.registry)
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,13 @@ def open_run(root: Path) -> RunContext:
 
 
 def _window(config: RunConfig, state: State) -> tuple[datetime, datetime]:
-    traces = state.traces.between(None, None)
-    if not traces:
+    span = state.traces.span()
+    if span is None:
         raise InputError(
-            f"no traces in {state.root}: serve traffic with `cascade-distill replay` or load logs with `ingest` first"
+            f"no traces in {state.traces_at or state.root}: serve traffic with `cascade-distill replay` or load logs"
+            " with `ingest` first"
         )
-    first, last = traces[0].query.time, traces[-1].query.time
+    first, last = span.first, span.last
     if config.window.days is not None:
         first = max(first, last - timedelta(days=config.window.days))
     return first, last + timedelta(microseconds=1)

@@ -100,7 +100,7 @@ def _state(config: RunConfig) -> str:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"cannot write to {state.root}: {error.strerror}") from error
-    return f"{state.root}, {state.traces.count()} traces"
+    return f"{state.root}, {state.traces.count()} traces in {state.traces_at or 'traces.db'}"
 
 
 def _champion(config: RunConfig) -> str:

@@ -20,7 +20,7 @@ from cascade.cascade import Cascade, ServeReport
 from cascade.cost import PriceTable
 from cascade.errors import ConfigError, InputError
 from cascade.recorded import Recording, Usage, read_recording
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 from cascade.traffic import write_rejected
 from cascade.verifiers import Link, Verifier, rule_reasons
 from cascade.verifiers.answer_learner import Embed

@@ -1,13 +1,12 @@
-"""The registry's tables and transactions."""
+"""The registry's tables; versions and history refuse to be changed, in either database."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+
+from cascade.database import connect, reading, writing
+
+__all__ = ["ALIASES", "HISTORY", "METADATA", "VERSIONS", "connect", "reading", "writing"]
 
 METADATA = sa.MetaData()
 VERSIONS = sa.Table(
@@ -43,48 +42,21 @@ HISTORY = sa.Table(
     sa.Column("run_id", sa.String),
     sqlite_autoincrement=True,
 )
+_REFUSE = (
+    "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{why}'; END $$"
+)
 for _table in (VERSIONS, HISTORY):
+    _why = f"{_table.name} is append-only"
+    _refuse = sa.DDL(_REFUSE.format(name=f"{_table.name}_refuse", why=_why))  # type: ignore[no-untyped-call]
+    sa.event.listen(_table, "after_create", _refuse.execute_if(dialect="postgresql"))
     for _verb in ("UPDATE", "DELETE"):
-        _trigger = sa.DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER IF NOT EXISTS {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "
-            f"BEGIN SELECT RAISE(ABORT, '{_table.name} is append-only'); END"
+        _name = f"{_table.name}_no_{_verb.lower()}"
+        _sqlite = sa.DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER IF NOT EXISTS {_name} BEFORE {_verb} ON {_table.name} "
+            f"BEGIN SELECT RAISE(ABORT, '{_why}'); END"
         )
-        sa.event.listen(_table, "after_create", _trigger.execute_if(dialect="sqlite"))
-
-
-def connect(url: str) -> Engine:
-    """An engine whose transactions are ours to begin; SQLite in WAL mode, synced on every commit."""
-    engine = sa.create_engine(url)
-    if engine.dialect.name != "sqlite":
-        return engine
-
-    @sa.event.listens_for(engine, "connect")
-    def _on_connect(raw: Any, _record: Any) -> None:
-        # The driver's own transaction handling would begin lazily; BEGIN is ours (see below).
-        raw.isolation_level = None
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            raw.execute(f"PRAGMA {pragma}").close()
-
-    @sa.event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        # A writer takes its lock first, so that what it reads cannot change before it writes.
-        writes = connection.get_execution_options().get("cascade_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-@contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection in one read transaction: all that it sees is of one moment."""
-    with engine.connect() as connection, connection.begin():
-        yield connection
-
-
-@contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A connection in one write transaction: all of it is committed, or nothing."""
-    with engine.connect() as connection:
-        marked = connection.execution_options(cascade_write=True)
-        with marked.begin():
-            yield marked
+        _postgres = sa.DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER {_name} BEFORE {_verb} ON {_table.name} EXECUTE FUNCTION {_table.name}_refuse()"
+        )
+        sa.event.listen(_table, "after_create", _sqlite.execute_if(dialect="sqlite"))
+        sa.event.listen(_table, "after_create", _postgres.execute_if(dialect="postgresql"))

@@ -9,6 +9,7 @@ the aliases as they were or as they should be, never between.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -72,6 +73,8 @@ class Registry:
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._engine = connect(url)
+            # A registry that nobody closes must not leave connections behind.
+            weakref.finalize(self, self._engine.dispose)
             with writing(self._engine) as connection:
                 METADATA.create_all(connection)
         except (sa.exc.SQLAlchemyError, OSError) as error:

@@ -9,7 +9,7 @@ from cascade.cascade import Cascade, cold_start, rejudge
 from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.errors import BudgetExceeded, ConfigError, TierError
 from cascade.purchase import AnswerStore, Budget, Buyer
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 from cascade.trace import Answer, Outcome, TokenConfidence
 from cascade.verifiers import RulesConfig, Verifier
 

@@ -32,6 +32,7 @@ def test_the_demo_configuration_round_trips() -> None:
         ({"train": {"rank": "many"}}, r"train.rank: .*'many'"),
         ({"window": {"pool": 0.8, "calibration": 0.19}}, "leave at least 0.05"),
         ({"gate": {"quality_margin": -1}}, "gate.quality_margin"),
+        ({"traces": "postgresql://ana:secret@host/db"}, r"traces: .*set PGPASSWORD[^:]*$"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(change: dict[str, Any], said: str) -> None:

@@ -2,15 +2,17 @@
 
 import pytest
 import sqlalchemy as sa
+from databases import DATABASES
 
 from promotion.database import ALIASES, METADATA, VERSIONS, connect, reading, writing
 
 VERSION = {"name": "s", "base_model": "b", "created": "now", "metadata": {}}
 
 
-@pytest.fixture
-def engine(tmp_path):
-    engine = connect(f"sqlite:///{tmp_path / 'r.db'}")
+@pytest.fixture(params=DATABASES)
+def engine(request, tmp_path):
+    at_server = request.param == "postgresql"
+    engine = connect(request.getfixturevalue("postgres")() if at_server else f"sqlite:///{tmp_path / 'r.db'}")
     with writing(engine) as connection:
         METADATA.create_all(connection)
     yield engine
@@ -30,7 +32,7 @@ def test_a_failed_transaction_leaves_nothing(engine):
 
 
 def test_an_alias_needs_a_version(engine):
-    with pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"), writing(engine) as connection:
+    with pytest.raises(sa.exc.IntegrityError, match=r"(?i)foreign key"), writing(engine) as connection:
         connection.execute(ALIASES.insert().values(alias="champion", number=7))
 
 

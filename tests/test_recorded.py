@@ -11,7 +11,7 @@ from cascade.cascade import Cascade
 from cascade.cost import PriceTable
 from cascade.errors import InputError, TierError
 from cascade.recorded import Usage, price_usd, read_recording, recording_from_rows
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 from cascade.tiers import Failure
 from flows.cli import app
 

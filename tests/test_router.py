@@ -12,7 +12,7 @@ from cascade.cascade import Cascade, rejudge
 from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.cost import break_even_rate
 from cascade.router import RouterConfig, RouterTrainer, best_bound
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 from cascade.trace import Outcome, trace_from_dict, trace_to_dict
 from cascade.verifiers import (
     AnswerBank,

@@ -8,7 +8,7 @@ from cascade.calibration import Calibration
 from cascade.cascade import Cascade
 from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.errors import InputError
-from cascade.store import SqlTraceStore
+from cascade.sql_store import SqlTraceStore
 from cascade.trace import Answer
 from cascade.traffic import read_traffic, write_traffic
 from cascade.verifiers import RulesConfig, Verifier, rule_reasons

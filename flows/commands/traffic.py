@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -64,20 +65,53 @@ def replay(
         print_replay(replay_traffic(settings, path))
 
 
+class Format(StrEnum):
+    """Formats that `ingest` reads."""
+
+    OPENAI = "openai"
+    LITELLM = "litellm"
+    LANGFUSE = "langfuse"
+
+
 def ingest(
-    log: Annotated[Path, typer.Argument(help="Log of a cascade: one JSON object per line, see docs/data.md.")],
+    log: Annotated[Path, typer.Argument(help="Log or export of a cascade, see docs/data.md.")],
     config: Config = DEMO,
+    log_format: Annotated[Format, typer.Option("--format", help="What wrote it.")] = Format.OPENAI,
+    cheap_model: Annotated[
+        str | None, typer.Option(help="LiteLLM, Langfuse: the cheap model's name in the log (default: the config's).")
+    ] = None,
+    flagship_model: Annotated[str | None, typer.Option(help="The same of the flagship.")] = None,
+    audit_rate: Annotated[float, typer.Option(help="Share of accepted answers that the log's cascade audits.")] = 0.0,
+    routed: Annotated[bool, typer.Option(help="A flagship call alone is a query routed past the cheap model.")] = False,
+    settle_minutes: Annotated[
+        float, typer.Option(help="How long after one call of a query the other may come in the log.")
+    ] = 10.0,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="The log is final: take the queries of its last minutes as they are.")
+    ] = False,
 ) -> None:
-    """Load another cascade's log into the trace store; unusable rows go to a file with their reasons."""
+    """Load another cascade's log into the trace store; unusable rows go to a file with their reasons.
+
+    LiteLLM and Langfuse log single calls: a cheap and a flagship call under one trace id are an escalation. A log that
+    has grown is read on from where the last reading ended; one that has not adds nothing.
+    """
     from cascade.cost import PriceTable
     from cascade.ingest import ingest_log
-    from flows.console import say
+    from cascade.pairs import CascadeModels
+    from flows.console import print_ingested
     from flows.context import open_state
 
     with opened(config, start_lab=False) as (settings, _):
         state = open_state(settings)
+        models = CascadeModels(
+            cheap=cheap_model or (settings.cheap.price_name if settings.cheap else settings.student.name),
+            flagship=flagship_model or settings.flagship.price_name,
+            audit_rate=audit_rate,
+            routed=routed,
+            settle_s=60 * settle_minutes,
+        )
         rejected = state.root / f"{log.stem}.rejected.jsonl"
-        done = ingest_log(log, state.traces, PriceTable.from_yaml(settings.prices), rejected)
-        say(f"{done.n_new} new traces, {done.n_known} known before, {done.n_rejected} rejected rows")
-        if done.n_rejected:
-            say(f"rejected rows with their reasons: {done.rejected_path}")
+        prices = PriceTable.from_yaml(settings.prices)
+        print_ingested(
+            ingest_log(log, state.traces, prices, rejected, log_format.value, models, complete=complete, progress=True)
+        )

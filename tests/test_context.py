@@ -1,0 +1,33 @@
+"""A run's window is found in any store without reading the traces."""
+
+import pytest
+from databases import STORES, place
+from test_forget import settings
+from test_store import DAY, START, at
+
+from cascade.errors import InputError
+from flows.config import RunConfig
+from flows.context import open_state, start_run
+
+
+@pytest.fixture(params=STORES)
+def config(request, tmp_path) -> RunConfig:
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    found = settings(tmp_path, place(request.param, tmp_path, server))
+    registry = server() if server is not None else None
+    return found.model_copy(update={"registry": registry, "window": found.window.model_copy(update={"days": 7.0})})
+
+
+def test_the_window_ends_at_the_newest_trace(config):
+    with pytest.raises(InputError, match="no traces in"):
+        start_run(config, "r")
+    state = open_state(config)
+    state.traces.add([at(n, START + n * DAY) for n in range(20)])
+    version = state.registry.register(name="s", base_model="b")
+    state.registry.promote(version.id, who="test", why="test")
+    ctx = start_run(config, "r")
+    assert ctx.since == START + 12 * DAY
+    assert [t.query.id for t in ctx.state.traces.between(ctx.since, ctx.until)] == [f"q{n:04d}" for n in range(12, 20)]
+    state.traces.add([at(50, START + 50 * DAY)])
+    again = start_run(config, "r")
+    assert (again.since, again.until, again.champion_id) == (ctx.since, ctx.until, "v1")

@@ -1,0 +1,154 @@
+"""Deleting a user's data, or old data: everywhere it is held, in every store, and nobody else's."""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from databases import STORES, place
+from labworld import ROOT
+from loopback import make_query
+from test_store import START, make_trace
+from typer.testing import CliRunner
+
+from cascade.client import request_digest
+from cascade.trace import trace_to_dict
+from cascade.users import user_key
+from clustering.embed import EmbedConfig, embed_texts
+from flows.cli import app
+from flows.config import RunConfig, build_config, merge, read_yaml
+from flows.context import open_state
+from flows.forget import Whose, forget, plan_forget
+from flows.records import BUILD, COLLECT, TRAIN
+from flows.rundir import write_json, write_jsonl
+from flows.world import NOT_STARTED
+
+ANA = user_key("ana@example.com")
+
+
+def by(number, user, days=0.0):
+    query = replace(make_query(number, text=f"text {number} of {user}"), user=user, time=START + timedelta(days=days))
+    return make_trace(number, query=query)
+
+
+ANAS, BENS = [by(1, ANA), by(2, ANA, 10), by(3, ANA, 20)], [by(n, "ben", n) for n in range(10, 16)]
+
+
+def settings(folder, traces=None) -> RunConfig:
+    demo = {k: v for k, v in read_yaml(ROOT / "configs/demo.yaml").items() if k != "lab"}
+    here = {"state": str(folder / "state"), "runs": str(folder / "runs"), "traces": traces}
+    return build_config(merge(merge(NOT_STARTED, demo), here), "test")
+
+
+def make_run(config, run_id, held, trained, init=None):
+    """A run's folder as the stages leave it, as far as forgetting reads it."""
+    root = config.runs / run_id
+    write_json(root / "run.json", {"config": config.dump()})
+    for part in ("pool", "calibration", "heldout"):
+        write_jsonl(root / COLLECT / f"{part}.jsonl", [trace_to_dict(t) for t in held] if part == "pool" else [])
+    examples = [{"id": t.query.id, "messages": [], "answer": "", "source": "flagship"} for t in trained]
+    write_jsonl(root / BUILD / "training.jsonl", examples)
+    write_json(root / TRAIN / "manifest.json", {"config": {"init": init}})
+
+
+def register(registry, folder, run_id):
+    adapter = folder / f"adapter-{run_id}"
+    adapter.mkdir()
+    (adapter / "weights").write_text(run_id)
+    return registry.register(name="s", base_model="b", adapter=adapter, run_id=run_id)
+
+
+def fill(config, folder):
+    """Traces, answers, embeddings; runs r1 (trained on ana), r2 (from r1's adapter), r3 (on ben alone), r4 (gone)."""
+    state = open_state(config)
+    state.traces.add([*ANAS, *BENS])
+    for trace in [*ANAS, *BENS]:
+        state.answers.put(request_digest(trace.query, config.flagship), trace.flagship)
+    embedder = EmbedConfig(model=str(ROOT / "lab/models/embedder"))
+    embed_texts([t.query.text for t in [*ANAS, *BENS]], embedder, state.root / "embeddings.db", progress=False)
+    make_run(config, "r1", [*ANAS[:2], *BENS], [ANAS[0], ANAS[1], BENS[0]])
+    first = register(state.registry, folder, "r1")
+    make_run(config, "r2", BENS, BENS, init=first.adapter_digest)
+    register(state.registry, folder, "r2")
+    make_run(config, "r3", BENS, BENS)
+    register(state.registry, folder, "r3")
+    register(state.registry, folder, "r4")
+    state.registry.register(name="s", base_model="b", run_id="cold-start")
+    return state
+
+
+@pytest.fixture(params=STORES)
+def config(request, tmp_path):
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    return settings(tmp_path, place(request.param, tmp_path, server))
+
+
+def test_a_users_data_is_found_everywhere_and_deleted(config, tmp_path):
+    state = fill(config, tmp_path)
+    plan = plan_forget(config, Whose(user="ana@example.com"))
+    assert plan_forget(config, Whose(user=ANA)) == plan
+    assert [q.id for q in plan.traces] == ["q0001", "q0002", "q0003"]
+    assert (len(plan.answers), plan.n_vectors) == (3, 3)
+    assert [(r.run_id, r.n_traces, r.n_trained, r.n_examples) for r in plan.runs] == [("r1", 2, 2, 3)]
+    assert [(a.version, a.why.split(" of run")[0]) for a in plan.adapters] == [
+        ("v1", "trained on 2 of 3 examples"),
+        ("v2", "trained from v1"),
+        ("v4", "unknown: the folder"),
+    ]
+    assert state.traces.count() == 9, "planning deletes nothing"
+    forget(config, plan, runs=False)
+    assert state.traces.ids() == {t.query.id for t in BENS}
+    assert state.answers.count() == len(BENS)
+    after = plan_forget(config, Whose(user=ANA))
+    assert after.traces == () and after.answers == () and after.n_vectors == 0
+    assert [q.id for q in after.copies] == ["q0001", "q0002"], "a run still holds copies"
+    assert [a.version for a in after.adapters] == ["v1", "v2", "v4"], "and tells what was trained on them"
+    forget(config, after, runs=True)
+    assert not (config.runs / "r1").exists() and (config.runs / "r2").exists()
+    assert plan_forget(config, Whose(user=ANA)).runs == ()
+
+
+def test_old_data_is_found_by_its_age(config, tmp_path):
+    state = fill(config, tmp_path)
+    plan = plan_forget(config, Whose(before=START + timedelta(days=11)))
+    assert [q.id for q in plan.traces] == ["q0001", "q0002", "q0010"]
+    assert [a.version for a in plan.adapters] == ["v1", "v2", "v3", "v4"]
+    forget(config, plan, runs=False)
+    assert state.traces.span().first == START + timedelta(days=11)
+    both = plan_forget(config, Whose(user="ben", before=START + timedelta(days=12)))
+    assert [q.id for q in both.traces] == ["q0011"]
+
+
+def test_no_deleted_text_is_left_in_the_state_folder(tmp_path):
+    config = settings(tmp_path)
+    with closing(fill(config, tmp_path).traces):
+        forget(config, plan_forget(config, Whose(user=ANA)), runs=True)
+    held = [p for p in tmp_path.rglob("*") if p.is_file() and ANAS[0].query.text.encode() in p.read_bytes()]
+    assert held == []
+    assert any(BENS[0].query.text.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+
+
+def run_cli(folder, *arguments):
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(settings(folder).dump()))
+    return CliRunner().invoke(app, ["forget", "--config", str(path), *arguments])
+
+
+def test_the_command_shows_first_and_deletes_on_yes(tmp_path):
+    state = fill(settings(tmp_path), tmp_path)
+    shown = run_cli(tmp_path, "--user", "ana@example.com")
+    assert shown.exit_code == 0, shown.output
+    for said in ("traces", "would be deleted", "v1", "trained from v1", "nothing was changed: --yes deletes"):
+        assert said in shown.output
+    assert state.traces.count() == 9
+    assert "deleted" in run_cli(tmp_path, "--user", "ana@example.com", "--yes").output
+    assert state.traces.count() == 6
+    days = (datetime.now(UTC) - START).days - 12
+    assert run_cli(tmp_path, "--older-than", str(days), "--yes").exit_code == 0
+    assert state.traces.ids() == {t.query.id for t in BENS if t.query.time >= datetime.now(UTC) - timedelta(days)}
+
+
+def test_something_must_be_named(tmp_path):
+    found = run_cli(tmp_path)
+    assert "name a --user" in str(found.exception)
