@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 from cascade.errors import InputError
 
 FloatArray = NDArray[np.float64]
-_GATHERED_PER_CHUNK = 2_000_000  # resampled values held in memory at once
+_COUNTS_PER_CHUNK = 1_000_000  # counts drawn at once
+_KEPT_COUNTS = 5_000_000  # counts (8 bytes each) of one draw that are worth keeping for the next figure
+_LEAST_BEYOND = 10  # resamples beyond a bound, below which a quantile of resamples says little
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,15 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(successes / n, low, high, n, "clopper-pearson")
 
 
-def tango_difference(n_better: int, n_worse: int, n: int, confidence: float = 0.95) -> Interval:
+def tango_difference(
+    n_better: int, n_worse: int, n: int, confidence: float = 0.95, *, correction: float = 0.0
+) -> Interval:
     """Score interval of a difference of two paired rates (Tango 1998, Statistics in Medicine 17:891).
 
     `n_better` pairs are right only on the new side, `n_worse` only on the old side, of n pairs;
     the difference is (n_better - n_worse) / n. Holds its level with few or no discordant pairs,
-    where the Wald interval collapses.
+    where the Wald interval collapses. A `correction` of half a pair (continuity) widens it a little: the level is
+    then kept from below, where the plain interval keeps it on average.
     """
     _check_pairs(n_better, n_worse, n)
     z = _z_two_sided(confidence)
@@ -69,7 +75,7 @@ def tango_difference(n_better: int, n_worse: int, n: int, confidence: float = 0.
         edge = -sign * (1 - 1e-12)
 
         def excess(delta: float) -> float:
-            return tango_statistic(n_better, n_worse, n, delta) - sign * z
+            return tango_statistic(n_better, n_worse, n, delta, correction) - sign * z
 
         # The statistic falls with delta from +inf to -inf, so there is one crossing on each side.
         if excess(edge) * excess(value) >= 0:
@@ -79,7 +85,7 @@ def tango_difference(n_better: int, n_worse: int, n: int, confidence: float = 0.
     return Interval(value, max(-1.0, bound(1.0)), min(1.0, bound(-1.0)), n, "tango")
 
 
-def tango_statistic(n_better: int, n_worse: int, n: int, delta: float) -> float:
+def tango_statistic(n_better: int, n_worse: int, n: int, delta: float, correction: float = 0.0) -> float:
     """Score statistic of H0 "the paired difference is delta" (Tango 1998, equation 7); N(0, 1) under H0."""
     b, c = n_better, n_worse
     linear = -b - c + (2 * n - b + c) * delta
@@ -88,6 +94,7 @@ def tango_statistic(n_better: int, n_worse: int, n: int, delta: float) -> float:
     p_worse = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
     variance = n * (2 * p_worse + delta * (1 - delta))
     gap = b - c - n * delta
+    gap = math.copysign(max(0.0, abs(gap) - correction), gap)
     if variance <= 0:
         return 0.0 if gap == 0 else math.copysign(math.inf, gap)
     return gap / math.sqrt(variance)
@@ -131,16 +138,45 @@ def bootstrap_ratio(
     InputError with fewer than two rows or a denominator that is not positive.
     """
     top, bottom = _as_rows(numerator), _as_rows(denominator)
-    if len(top) != len(bottom):
-        raise InputError(f"a ratio needs paired rows, got {len(top)} and {len(bottom)}: pair them first")
-    if len(top) < 2 or bottom.min() < 0 or bottom.sum() <= 0:
-        raise InputError(
-            f"a bootstrap ratio needs two rows or more and a positive denominator, got {len(top)} rows "
-            f"with denominator {float(bottom.sum()):g}: leave the ratio out where there is nothing to divide"
-        )
-    value = float(top.sum() / bottom.sum())
-    drawn = _resampled_ratios(top, bottom, resamples, seed)
+    return bootstrap_ratios([(top, bottom)], confidence, resamples=resamples, seed=seed, method=method)[0]
+
+
+def bootstrap_ratios(
+    pairs: Sequence[tuple[FloatArray, FloatArray]],
+    confidence: float = 0.95,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    method: str = "expanded",
+) -> list[Interval]:
+    """`bootstrap_ratio` of several (numerator, denominator) columns over the same rows at once.
+
+    All columns are resampled together: one draw of rows serves every figure of a report, and costs one
+    matrix product. Where fewer than ten resamples lie beyond a bound (a very small alpha), resampling cannot place
+    it: the bound is then the estimate's linearised standard error times the t quantile of the same degrees of
+    freedom ("linear-t").
+    """
+    for top, bottom in pairs:
+        _check_ratio(top, bottom)
     tail = (1 - _checked_confidence(confidence)) / 2
+    if method not in ("expanded", "bca", "percentile"):
+        raise InputError(f'bootstrap method "{method}" is unknown: use "expanded", "bca" or "percentile"')
+    if method == "expanded" and tail * resamples < _LEAST_BEYOND:
+        return [_linear_t(top, bottom, tail) for top, bottom in pairs]
+    columns, places = _distinct_columns(pairs)
+    sums = _resampled_sums(np.stack(columns, axis=1), resamples, seed)
+    found = []
+    for (top, bottom), (above, below) in zip(pairs, places, strict=True):
+        found.append(_ratio_interval(top, bottom, sums[:, above], sums[:, below], tail, method))
+    return found
+
+
+def _ratio_interval(
+    top: FloatArray, bottom: FloatArray, above: FloatArray, below: FloatArray, tail: float, method: str
+) -> Interval:
+    value = float(top.sum() / bottom.sum())
+    # A resample without anything to divide by says nothing about the ratio: it keeps the estimate.
+    drawn = np.where(below > 0, above / np.where(below > 0, below, 1.0), value)
     levels: tuple[float, float] = (tail, 1 - tail)
     if method == "bca":
         rest = bottom.sum() - bottom
@@ -149,11 +185,17 @@ def bootstrap_ratio(
         levels = _bca_levels(value, drawn, jackknife, levels)
     elif method == "expanded":
         levels = _expanded_levels(top - value * bottom, levels)
-    elif method != "percentile":
-        raise InputError(f'bootstrap method "{method}" is unknown: use "expanded", "bca" or "percentile"')
     low, high = np.quantile(drawn, levels)
     # Rounding in the sums may put a resample of equal rows a bit past the value itself.
     return Interval(value, min(value, float(low)), max(value, float(high)), len(top), f"bootstrap-{method}")
+
+
+def _linear_t(top: FloatArray, bottom: FloatArray, tail: float) -> Interval:
+    value = float(top.sum() / bottom.sum())
+    influence = top - value * bottom
+    error = math.sqrt(len(top) * float(np.var(influence, ddof=1))) / float(bottom.sum())
+    half = -float(stdtrit(_effective_freedom(influence), tail)) * error
+    return Interval(value, value - half, value + half, len(top), "linear-t")
 
 
 def bootstrap_relative_cut(
@@ -166,8 +208,38 @@ def bootstrap_relative_cut(
     method: str = "expanded",
 ) -> Interval:
     """Paired bootstrap interval of 1 - sum(after) / sum(before): a relative saving (0.2 = a fifth less)."""
-    ratio = bootstrap_ratio(after, before, confidence, resamples=resamples, seed=seed, method=method)
+    return as_cut(bootstrap_ratio(after, before, confidence, resamples=resamples, seed=seed, method=method))
+
+
+def as_cut(ratio: Interval) -> Interval:
+    """The interval of 1 - ratio: of a relative saving, from that of after / before."""
     return replace(ratio, value=1 - ratio.value, low=1 - ratio.high, high=1 - ratio.low)
+
+
+def weighted_rate(hits: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Rate of `hits` (0 or 1, shape (n,)) among rows drawn with unequal probabilities; `weights` are 1 / propensity.
+
+    The estimate is the weighted mean (Hajek 1971); the interval is exact-binomial at the effective sample size
+    (Korn and Graubard 1998, Survey Methodology 24:193), with Kish's n_eff = (sum w)^2 / sum w^2 as its upper
+    limit. With equal weights it is Clopper-Pearson's. n is the number of rows. InputError without rows or
+    with weights that are not positive.
+    """
+    found, weight = _as_rows(hits), _as_rows(weights)
+    if len(found) != len(weight) or not len(found) or weight.min() <= 0:
+        raise InputError(
+            f"a weighted rate needs rows and positive weights, got {len(found)} and {len(weight)}: "
+            "leave rows that could not have been drawn out"
+        )
+    rate = float(np.sum(weight * found) / np.sum(weight))
+    effective = float(np.sum(weight) ** 2 / np.sum(weight**2))
+    if 0 < rate < 1:
+        spread = float(np.sum((weight * (found - rate)) ** 2)) / float(np.sum(weight)) ** 2
+        effective = min(effective, rate * (1 - rate) / spread)
+    tail = (1 - _checked_confidence(confidence)) / 2
+    events = rate * effective
+    low = 0.0 if events <= 0 else float(betaincinv(events, effective - events + 1, tail))
+    high = 1.0 if rate >= 1 else float(betaincinv(events + 1, effective - events, 1 - tail))
+    return Interval(rate, min(rate, low), max(rate, high), len(found), "korn-graubard")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -219,27 +291,65 @@ def smallest_n(holds: Callable[[int], bool], start: int, limit: int = 10_000_000
     return high
 
 
-def _resampled_ratios(top: FloatArray, bottom: FloatArray, resamples: int, seed: int) -> FloatArray:
+def _check_ratio(top: FloatArray, bottom: FloatArray) -> None:
+    if len(top) != len(bottom):
+        raise InputError(f"a ratio needs paired rows, got {len(top)} and {len(bottom)}: pair them first")
+    if len(top) < 2 or bottom.min() < 0 or bottom.sum() <= 0:
+        raise InputError(
+            f"a bootstrap ratio needs two rows or more and a positive denominator, got {len(top)} rows "
+            f"with denominator {float(bottom.sum()):g}: leave the ratio out where there is nothing to divide"
+        )
+
+
+def _distinct_columns(
+    pairs: Sequence[tuple[FloatArray, FloatArray]],
+) -> tuple[list[FloatArray], list[tuple[int, int]]]:
+    """The arrays that occur in `pairs`, each once, and where each pair's two stand among them."""
+    columns: list[FloatArray] = []
+    known: dict[int, int] = {}
+    for array in (array for pair in pairs for array in pair):
+        if id(array) not in known:
+            known[id(array)] = len(columns)
+            columns.append(array)
+    return columns, [(known[id(top)], known[id(bottom)]) for top, bottom in pairs]
+
+
+def _resampled_sums(columns: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Sums of each column (n, k) over `resamples` draws of n rows with replacement: (resamples, k)."""
+    n = len(columns)
+    if n * resamples <= _KEPT_COUNTS:
+        sums: FloatArray = _counts(n, resamples, seed) @ columns
+        return sums
     rng = np.random.default_rng(seed)
-    n = len(top)
-    size = max(1, _GATHERED_PER_CHUNK // n)
-    out = np.empty(resamples)
-    for start in range(0, resamples, size):
-        rows = rng.integers(0, n, size=(min(size, resamples - start), n), dtype=np.int32)
-        below = bottom[rows].sum(axis=1)
-        # A resample without anything to divide by says nothing about the ratio: it keeps the estimate.
-        safe = np.where(below > 0, below, 1.0)
-        ratios = np.where(below > 0, top[rows].sum(axis=1) / safe, top.sum() / bottom.sum())
-        out[start : start + len(rows)] = ratios
-    return out
+    size = max(1, _COUNTS_PER_CHUNK // n)
+    parts = [_draw_counts(rng, n, min(size, resamples - start)) @ columns for start in range(0, resamples, size)]
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _counts(n: int, resamples: int, seed: int) -> FloatArray:
+    """How often each of n rows is in each resample. A report asks for the same draw many times."""
+    rng = np.random.default_rng(seed)
+    size = max(1, _COUNTS_PER_CHUNK // n)
+    return np.concatenate([_draw_counts(rng, n, min(size, resamples - start)) for start in range(0, resamples, size)])
+
+
+def _draw_counts(rng: np.random.Generator, n: int, size: int) -> FloatArray:
+    rows = rng.integers(0, n, size=(size, n), dtype=np.int32)
+    flat = rows + n * np.arange(size, dtype=np.int64)[:, None]
+    return np.bincount(flat.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _effective_freedom(influence: FloatArray) -> float:
+    """Degrees of freedom of the rows that carry the variance: D rows of equal influence among zeros count as D."""
+    squares = (influence - influence.mean()) ** 2
+    fourth = float(np.sum(squares**2))
+    effective = float(np.sum(squares)) ** 2 / fourth if fourth > 1e-300 else float(len(influence))
+    return max(1.0, effective - 1)
 
 
 def _expanded_levels(influence: FloatArray, levels: tuple[float, float]) -> tuple[float, float]:
-    squares = (influence - influence.mean()) ** 2
-    fourth = float(np.sum(squares**2))
-    # Participation ratio: D rows of equal influence among any number of zeros count as D.
-    effective = float(np.sum(squares)) ** 2 / fourth if fourth > 1e-300 else float(len(influence))
-    low = float(ndtr(stdtrit(max(1.0, effective - 1), levels[0])))
+    low = float(ndtr(stdtrit(_effective_freedom(influence), levels[0])))
     return low, 1 - low
 
 

@@ -57,7 +57,7 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
         write_text(folder / "report.md", report_markdown(report))
         return {"heldout": report.n, "threshold": verifier.calibration.why, "as_served": _as_served(ctx, flagship)}
 
-    config = {"arm": arm, "gate_alpha": ctx.config.gate.spent_alpha, "seed": ctx.seed, **judging_settings(ctx)}
+    config = {"arm": arm, "gate_alpha": ctx.config.gate.alpha, "seed": ctx.seed, **judging_settings(ctx)}
     inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(arm, TRAIN))
     return ctx.run.run_stage(ctx.arm_stage(arm, EVALUATE), config, inputs, body)
 

@@ -43,7 +43,18 @@ HISTORY = sa.Table(
     sa.Column("run_id", sa.String),
     sqlite_autoincrement=True,
 )
-for _table in (VERSIONS, HISTORY):
+LINEAGE = sa.Table(
+    "lineage",
+    METADATA,
+    sa.Column("number", sa.ForeignKey("versions.number"), primary_key=True),
+    sa.Column("data_digest", sa.String),
+    sa.Column("code_commit", sa.String),
+    sa.Column("base_revision", sa.String),
+    sa.Column("config_digest", sa.String),
+    sa.Column("report_digest", sa.String),
+    sa.Column("card", sa.Text),
+)
+for _table in (VERSIONS, HISTORY, LINEAGE):
     for _verb in ("UPDATE", "DELETE"):
         _trigger = sa.DDL(  # type: ignore[no-untyped-call]
             f"CREATE TRIGGER IF NOT EXISTS {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "

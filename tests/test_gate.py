@@ -205,8 +205,11 @@ def test_a_worn_out_slice_does_not_promote():
     again = decide(report_of(rows, heldout_uses=2), GatePolicy())
     assert again.outcome is GateOutcome.INCONCLUSIVE
     shared = GatePolicy(heldout_decisions=2)
-    assert shared.spent_alpha == pytest.approx(0.025)
-    assert decide(report_of(rows, alpha=0.025, heldout_uses=2), shared).outcome is GateOutcome.PROMOTE
+    assert shared.alpha_at(2) == pytest.approx(0.05 / 4 / 1.25)
+    second = report_of(rows, alpha=shared.alpha_at(2), heldout_uses=2)
+    assert decide(second, shared).outcome is GateOutcome.PROMOTE
+    with pytest.raises(ConfigError, match="decision 1 of this held-out slice"):
+        decide(report_of(rows, alpha=shared.alpha_at(2)), shared)
 
 
 def test_a_report_at_another_level_is_refused():
