@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
@@ -60,6 +60,8 @@ class Cascade:
     version: str
     audit_rate: float = 0.02
     seed: int = 0
+    follow: Callable[[], Cascade] | None = None
+    """The cascade to serve the next chunk with, where a promotion may come meanwhile; None: always this one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.audit_rate <= 1:
@@ -80,7 +82,7 @@ class Cascade:
         with tqdm(total=len(todo), desc=f"serve {self.version}", unit="query", disable=not progress) as bar:
             for start in range(0, len(todo), chunk):
                 part = todo[start : start + chunk]
-                served, failed, stop = self._serve_chunk(part)
+                served, failed, stop = self._serve_current(part)
                 store.add(served)
                 traces += served
                 failures += failed
@@ -95,6 +97,19 @@ class Cascade:
         """Whether this query's answer is audited, should it be accepted."""
         digest = hashlib.sha256(f"{self.seed}:{query_id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.audit_rate * 2**64
+
+    def _serve_current(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
+        """Serve a chunk with the cascade of the moment; model, verifier and version change together."""
+        if self.follow is None:
+            return self._serve_chunk(queries)
+        current = self.follow()
+        try:
+            return current._serve_chunk(queries)
+        except TierError:
+            newer = self.follow()
+            if newer.version == current.version:
+                raise
+            return newer._serve_chunk(queries)  # the model went away because another one took its place
 
     def _serve_chunk(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
         cheap = self.cheap.answer(queries, progress=False)

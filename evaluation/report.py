@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +32,7 @@ class SolvedCluster:
     lineage: str
     """Its identity across runs."""
     name: str
-    query_ids: Collection[str]
+    query_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,16 @@ def print_status(state: State, runs: Path) -> None:
     table("Runs", [{"run": f.name, "reached": _reached(f)} for f in folders])
 
 
+def print_card(state: State, version: str) -> None:
+    """A version's model card; its lineage where it was registered without one."""
+    found = state.registry.resolve(version)
+    card = state.registry.card(found.id)
+    if card is None:
+        say(f"{found.id} ({found.serving_name}) was registered without a model card")
+    else:
+        print(card, end="")
+
+
 def _reached(folder: Path) -> str:
     done = sorted(path.parent.name for path in folder.glob("0*/manifest.json"))
     arms = len({path.parent.parent for path in folder.glob("arms/*/*/06-evaluate/manifest.json")})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from cascade.cascade import Cascade, ServeReport, cold_start
 from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import InputError
+from cascade.fleet import FleetTier
+from cascade.live import Live
 from cascade.local import LocalTier
 from cascade.purchase import Budget, Buyer
 from cascade.tiers import Tier
@@ -19,6 +21,7 @@ from cascade.traffic import read_traffic, write_rejected
 from cascade.verifiers import Verifier
 from flows.config import RunConfig
 from flows.context import State, open_state
+from flows.deploy import served_name
 from promotion.registry import Version
 
 
@@ -53,15 +56,12 @@ def replay_traffic(config: RunConfig, traffic: Path, progress: bool = True) -> R
     champion = state.registry.resolve("champion")
     calibrated_until = _cold_start_until(state)
     queries = [q for q in queries if calibrated_until is None or q.time > calibrated_until]
-    cascade = Cascade(
-        cheap=cheap_tier(config, champion),
-        verifier=Verifier.from_dict(champion.verifier) if champion.verifier else None,
-        flagship=buyer,
-        prices=PriceTable.from_yaml(config.prices),
-        version=champion.id,
-        audit_rate=config.serve.audit_rate,
-        seed=config.seed,
+    live = Live(
+        lambda: state.registry.aliases()["champion"],
+        lambda version: cascade_of(config, state, buyer, state.registry.resolve(version)),
+        background=config.rollout is None,  # a fleet has it loaded before the alias moves
     )
+    cascade = replace(live(), follow=live)
     served = cascade.serve(queries, state.traces, config.serve.chunk, progress=progress)
     return Replay(served, champion.id, n_cold, len(file.rejected), rejected_path)
 
@@ -72,8 +72,24 @@ def _cold_start_until(state: State) -> datetime | None:
     return datetime.fromisoformat(times[-1]) if times else None
 
 
+def cascade_of(config: RunConfig, state: State, buyer: Buyer, version: Version) -> Cascade:
+    """The cascade that serves a version: its model, the verifier fitted to it, and its name, together."""
+    return Cascade(
+        cheap=cheap_tier(config, version),
+        verifier=Verifier.from_dict(version.verifier) if version.verifier else None,
+        flagship=buyer,
+        prices=PriceTable.from_yaml(config.prices),
+        version=version.id,
+        audit_rate=config.serve.audit_rate,
+        seed=config.seed,
+    )
+
+
 def cheap_tier(config: RunConfig, champion: Version) -> Tier:
-    """Where cheap answers come from: the configured endpoint, else the student in this process."""
+    """Where cheap answers come from: the fleet or the endpoint that is configured, else the student in this process."""
+    if config.rollout is not None and config.cheap is not None:
+        name = served_name(config, champion)
+        return FleetTier(config.cheap, config.rollout.replicas, lambda: name)
     if config.cheap is not None:
         return OpenAITier(config.cheap)
     return LocalTier(config.student.model_copy(update={"adapter": champion.adapter}))
