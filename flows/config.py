@@ -93,6 +93,8 @@ class RunConfig(_Strict):
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
+    approval_timeout_s: float = Field(7 * 86400.0, gt=0)
+    """How long a flow under a Prefect server pauses for a person's word; `approve` and `reject` work after it too."""
     preference_judge: OpenAITierConfig | None = None
     """A model that compares what champion and candidate served, asked both ways round; None: graded alone."""
     rollout: RolloutConfig | None = None

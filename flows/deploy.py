@@ -48,17 +48,24 @@ def roll_back(config: RunConfig, state: State, *, who: str, why: str) -> Version
     return state.registry.resolve("champion")
 
 
+def load_candidate(config: RunConfig, state: State, version: Version) -> None:
+    """Bring a fleet to a candidate that is to get a share of the traffic; no alias moves. Nothing without a fleet."""
+    _serve(config, state, version, lambda: None, moves=False)
+
+
 def served_name(config: RunConfig, version: Version) -> str:
     """The model name under which a fleet serves a version."""
     assert config.rollout is not None and config.cheap is not None
     return version.serving_name if version.adapter else config.rollout.served_base or config.cheap.model
 
 
-def _serve(config: RunConfig, state: State, version: Version, switch: Callable[[], object]) -> Rollout | None:
+def _serve(
+    config: RunConfig, state: State, version: Version, switch: Callable[[], object], *, moves: bool = True
+) -> Rollout | None:
     if config.rollout is None or version.adapter is None:
         switch()
         return None
-    champion = _champion(state.registry)
+    champion, previous = _aliased(state.registry, "champion"), _aliased(state.registry, "previous")
     if champion is not None and champion.id == version.id:
         switch()
         return None
@@ -70,6 +77,7 @@ def _serve(config: RunConfig, state: State, version: Version, switch: Callable[[
         make_probes(config, version.adapter, queries),
         switch=switch,
         serving=None if champion is None else served_name(config, champion),
+        keep=[] if previous is None or moves else [served_name(config, previous)],
         ours=f"{version.name}-v",
     )
 
@@ -97,6 +105,6 @@ def _apart(probe: Probe) -> float:
     return sum(gaps) / len(gaps)
 
 
-def _champion(registry: Registry) -> Version | None:
-    known = registry.aliases().get("champion")
+def _aliased(registry: Registry, alias: str) -> Version | None:
+    known = registry.aliases().get(alias)
     return None if known is None else registry.get(known)

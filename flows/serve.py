@@ -50,7 +50,7 @@ def replay_traffic(config: RunConfig, traffic: Path, progress: bool = True) -> R
     if not file.queries:
         raise InputError(f"{traffic} holds no usable query ({len(file.rejected)} rejected rows): see {rejected_path}")
     queries, n_cold = file.queries, 0
-    buyer = _serving_buyer(config, state)
+    buyer = serving_buyer(config, state)
     if "champion" not in state.registry.aliases():
         n_cold = _cold_start(config, state, buyer, queries)
     champion = state.registry.resolve("champion")
@@ -127,7 +127,7 @@ def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Que
     return len(first)
 
 
-def _serving_buyer(config: RunConfig, state: State) -> Buyer:
+def serving_buyer(config: RunConfig, state: State) -> Buyer:
     """Serving escalates whatever the verifier rejects; the budget of a run does not bind it."""
     tier = OpenAITier(config.flagship)
     return Buyer(tier, PriceTable.from_yaml(config.prices), state.answers, Budget(math.inf), run_id="serving")

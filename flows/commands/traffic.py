@@ -14,16 +14,26 @@ from flows.commands.shared import DEMO, Config, opened
 def replay(
     traffic: Annotated[Path | None, typer.Argument(help="Traffic file (JSONL); default: the configuration's.")] = None,
     config: Config = DEMO,
+    canary: Annotated[
+        float | None, typer.Option(min=0.001, max=0.5, help="Share of it for the candidate, which is watched (0.05).")
+    ] = None,
 ) -> None:
-    """Serve a traffic file through the cascade and store its traces; what was served before is skipped."""
-    from flows.console import print_replay
+    """Serve a traffic file through the cascade and store its traces; what was served before is skipped.
+
+    With --canary the registry's candidate answers a share, and is taken back by itself once it is shown to be worse.
+    """
+    from flows.canary import replay_canary
+    from flows.console import print_canary, print_replay
     from flows.serve import replay_traffic
 
     with opened(config) as (settings, _):
         path = traffic or settings.traffic
         if path is None:
             raise InputError("no traffic file: name one, or set `traffic` in the configuration")
-        print_replay(replay_traffic(settings, path))
+        if canary is None:
+            print_replay(replay_traffic(settings, path))
+        else:
+            print_canary(replay_canary(settings, path, canary, seed=settings.seed))
 
 
 def ingest(
