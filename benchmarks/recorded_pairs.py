@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def worlds() -> Iterator[World]:
     if (DATA / "routellm").is_dir():
         names = ("Mixtral-8x7B", "Mixtral-8x7B (other verifier)", "gpt-4-1106-preview", "a noisy verifier")
         yield _world("routellm mmlu", _routellm(), "14 largest subjects", names)
-    yield World("lab-like", "simulated: 40 % escalate, 3 % of accepted wrong", lab_like(), "12 drawn at random")
+    yield World("lab-like", "simulated: 40 % escalate, 3 % of accepted wrong", lab_like(), "24 drawn at random")
 
 
 def _world(name: str, models: _Models, cluster_kind: str, names: Sequence[str]) -> World:
@@ -152,7 +153,7 @@ def _mmlu_pro(cheap: str, other: str, flagship: str, helper: str) -> _Models:
 def _routellm() -> _Models:
     """Two cascades of one cheap model whose verifiers differ in their noise: only correctness was recorded."""
     files = sorted((DATA / "routellm" / "mmlu").glob("*.csv"), key=lambda f: -f.stat().st_size)
-    parts = [(f.stem, list(csv.DictReader(f.open(encoding="utf-8")))) for f in files]
+    parts = [(f.stem, list(csv.DictReader(io.StringIO(f.read_text(encoding="utf-8"))))) for f in files]
     parts = sorted(parts, key=lambda part: -len(part[1]))[:14]
     rows = [(i, row) for i, (_, part) in enumerate(parts) for row in part]
     cheap = np.array([row["mistralai/Mixtral-8x7B-Instruct-v0.1"] == "True" for _, row in rows])
@@ -183,7 +184,7 @@ def lab_like(n: int = 20_000, seed: int = 7) -> PairedTable:
         return SideTable(accepted, cheap, np.where(accepted, cheap, 1.0), small + ~accepted * large)
 
     return PairedTable(
-        side(hard >= 0.40, luck < 0.03), side(own >= 0.32, own_luck < 0.03), large, rng.integers(0, 12, n)
+        side(hard >= 0.40, luck < 0.03), side(own >= 0.32, own_luck < 0.03), large, rng.integers(0, 24, n)
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from cascade.errors import InputError
 from cascade.grade import parse_json
 from cascade.purchase import Buyer
 from cascade.trace import Query
@@ -86,6 +87,11 @@ def judge_pairs(
         for p in pairs
     ]
     count = {kind: preferences.count(kind) for kind in Preference}
+    if count[Preference.MISSING] == len(pairs):
+        raise InputError(
+            f"{buyer.tier.config.model} gave no readable verdict on any of {len(pairs)} pairs: "
+            'a judge must reply {"better": "A"}, {"better": "B"} or {"better": "tie"}'
+        )
     better, worse = count[Preference.CANDIDATE], count[Preference.CHAMPION]
     found = JudgedDifference(
         judge=buyer.tier.config.price_name,
