@@ -259,7 +259,6 @@ def _card_facts(ctx: RunContext) -> CardFacts:
     built, trained = ctx.run.manifest(BUILD), ctx.run.manifest(TRAIN)
     counts = {**(built.counts if built else {}), **(trained.counts if trained else {})}
     plain = {name: value for name, value in counts.items() if isinstance(value, int | float)}
-    permission = counts.get("teacher_permission")
     return CardFacts(
         lineage=Lineage(
             data_digest=digest_json(built.outputs) if built else None,
@@ -272,7 +271,7 @@ def _card_facts(ctx: RunContext) -> CardFacts:
         decision=load_decision(ctx),
         data=plain,
         teacher=ctx.config.flagship.model,
-        teacher_permission=None if permission is None else str(permission),
+        teacher_permission=ctx.config.training_set.teacher_permission or None,
         base_licence=None,
     )
 

@@ -31,10 +31,10 @@ def test_the_scenarios_have_the_effects_that_they_claim():
     assert over("saving", quality) == pytest.approx(0, abs=0.001)
     assert over("margin", quality) == pytest.approx(-policy.quality_margin, abs=0.001)
     sample = draws["one cluster"](rng, np.repeat(np.arange(table.n), 5))
-    losses = [quality(sample.take(np.flatnonzero(sample.cluster == c))) for c in range(24)]
+    losses = [quality(sample.take(np.flatnonzero(sample.cluster == c))) for c in range(12)]
     assert min(losses) == pytest.approx(-RUIN, abs=0.05)
     assert sorted(losses)[1] > -0.05
-    assert quality(sample) > 0.002
+    assert quality(sample) > -0.003  # what one cluster lost, the others gained
 
 
 def test_a_small_run_holds_and_writes_its_results(tmp_path, capsys):
