@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 class Live(Generic[T]):
@@ -15,6 +17,9 @@ class Live(Generic[T]):
     Call it to get the value to use now. When the key has moved, the new value is made beside the old one, and takes
     its place by one assignment: who holds the old value finishes on it, nobody sees a mixture. With `background` it
     is made on a thread of its own and callers get the old value until it is ready; otherwise the caller waits.
+
+    A new value that cannot be made is logged once, kept in `failure`, and the old one stays in service until the key
+    moves again.
     """
 
     def __init__(self, key: Callable[[], str], make: Callable[[str], T], *, background: bool = False) -> None:
@@ -22,22 +27,21 @@ class Live(Generic[T]):
         first = key()
         self._current: tuple[str, T] = (first, make(first))
         self._lock = threading.Lock()
-        self._failure: BaseException | None = None
+        self._failed_key: str | None = None
+        self.failure: Exception | None = None
         self._worker: threading.Thread | None = None
 
     def __call__(self) -> T:
-        """The value to use now. Raises what making a new one raised, once."""
+        """The value to use now."""
         wanted = self._key()
-        if wanted != self._current[0] and self._lock.acquire(blocking=not self._background):
+        fresh = wanted not in (self._current[0], self._failed_key)
+        if fresh and self._lock.acquire(blocking=not self._background):
             # The lock is held while a value is being made, by whoever makes it.
             if self._background:
                 self._worker = threading.Thread(target=self._replace, args=(wanted,), daemon=True)
                 self._worker.start()
             else:
                 self._replace(wanted)
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
         return self._current[1]
 
     def wait(self) -> None:
@@ -50,7 +54,9 @@ class Live(Generic[T]):
         try:
             if self._current[0] != wanted:
                 self._current = (wanted, self._make(wanted))
-        except Exception as error:  # told to the next caller; what is in service stays
-            self._failure = error
+            self._failed_key, self.failure = None, None
+        except Exception as error:
+            self._failed_key, self.failure = wanted, error
+            _LOG.warning("%s cannot be put in service, %s stays: %s", wanted, self._current[0], error)
         finally:
             self._lock.release()

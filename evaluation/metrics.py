@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import InputError
-from evaluation.intervals import Interval, as_cut, bootstrap_ratios, clopper_pearson, tango_difference, wilson
+from evaluation.bootstrap import as_cut, bootstrap_ratios
+from evaluation.intervals import Interval, clopper_pearson, tango_difference, wilson
 from evaluation.replay import PairedRow, Side
 from evaluation.table import PairedTable, SideTable, table_of
 

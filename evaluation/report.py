@@ -140,7 +140,8 @@ def _solved(
     """One comparison per solved cluster that occurs among the held-out rows."""
     found = []
     for cluster in solved:
-        members = [row for row in rows if row.query_id in set(cluster.query_ids)]
+        ids = set(cluster.query_ids)
+        members = [row for row in rows if row.query_id in ids]
         if members:
             found.append(compare(members, config, cluster.name))
     return tuple(found)

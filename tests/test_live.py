@@ -87,7 +87,7 @@ def test_in_the_foreground_the_caller_waits():
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_what_cannot_be_made_is_told_and_the_old_stays(background):
+def test_what_cannot_be_made_is_told_and_the_old_stays(background, caplog):
     key = Key("a")
     made = []
 
@@ -99,11 +99,14 @@ def test_what_cannot_be_made_is_told_and_the_old_stays(background):
 
     live = Live(key, make, background=background)
     key.value = "bad"
-    with pytest.raises(ValueError, match="no such adapter"):
-        for _ in range(3):
-            live()
-            live.wait()
+    for _ in range(5):
+        assert live() == "a"
+        live.wait()
+    assert made == ["a", "bad"]  # not tried again and again
+    assert str(live.failure) == "no such adapter"
+    assert caplog.text.count("bad cannot be put in service, a stays: no such adapter") == 1
     key.value = "good"
     live()
     live.wait()
     assert live() == "good"
+    assert live.failure is None
