@@ -72,7 +72,7 @@ def worlds() -> Iterator[World]:
     if (DATA / "routellm").is_dir():
         names = ("Mixtral-8x7B", "Mixtral-8x7B (other verifier)", "gpt-4-1106-preview", "a noisy verifier")
         yield _world("routellm mmlu", _routellm(), "14 largest subjects", names)
-    yield World("lab-like", "simulated: 40 % escalate, 5 % of accepted wrong", lab_like(), "12 drawn at random")
+    yield World("lab-like", "simulated: 40 % escalate, 3 % of accepted wrong", lab_like(), "12 drawn at random")
 
 
 def _world(name: str, models: _Models, cluster_kind: str, names: Sequence[str]) -> World:
@@ -184,7 +184,7 @@ def lab_like(n: int = 20_000, seed: int = 7) -> PairedTable:
         return SideTable(accepted, cheap, np.where(accepted, cheap, 1.0), small + ~accepted * large)
 
     return PairedTable(
-        side(hard >= 0.40, luck < 0.05), side(own >= 0.32, own_luck < 0.05), large, rng.integers(0, 12, n)
+        side(hard >= 0.40, luck < 0.03), side(own >= 0.32, own_luck < 0.03), large, rng.integers(0, 12, n)
     )
 
 

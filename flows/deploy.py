@@ -78,7 +78,7 @@ def _serve(
         switch=switch,
         serving=None if champion is None else served_name(config, champion),
         keep=[] if previous is None or moves else [served_name(config, previous)],
-        ours=f"{version.name}-v",
+        ours=version.name,
     )
 
 

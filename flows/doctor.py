@@ -115,9 +115,9 @@ def _champion(config: RunConfig) -> str:
 
 def _fleet(config: RunConfig) -> str:
     assert config.rollout is not None
-    found = []
+    found, key_env = [], config.rollout.api_key_env
     for url in config.rollout.replicas:
-        with Replica(url, timeout_s=10.0) as replica:
+        with Replica(url, key=os.environ.get(key_env) if key_env else None, timeout_s=10.0) as replica:
             adapters = [served.name for served in replica.models() if served.parent]
         found.append(f"{url}: {', '.join(adapters) or 'no adapter yet'}")
     return "; ".join(found)

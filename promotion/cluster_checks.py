@@ -1,7 +1,9 @@
 """The gate's checks of single clusters: none is harmed, and what earlier runs solved stays solved.
 
 Harm must be shown to stop a promotion: with thirty rows a cluster, proving each non-inferior would stop every one.
-Holm's correction (1979) keeps the chance of stopping a harmless candidate within the level over all clusters.
+Holm's correction (1979) keeps the chance of stopping a harmless candidate within the level over all clusters: the
+policy's whole alpha to reject it, twice that to ask for more rows. It is not the level that a decision on a worn slice
+spends: a smaller one would make harm harder to see.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from evaluation.metrics import Comparison
 from evaluation.report import EvaluationReport
 from promotion.checks import POWER, Level, points
 from promotion.decision import Check, Status
+
+
+DOUBT = 2.0
+"""A loss that is shown at this multiple of alpha, and lies beyond the margin as observed, asks for more rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def _escalation_harm(cluster: Comparison, level: Level) -> _Harm:
 
 def _rows_needed(harm: _Harm, report: EvaluationReport, level: Level) -> int:
     """Held-out rows that would bring enough of this cluster's to tell a loss beyond the margin or not."""
-    pairs = pairs_needed(harm.disagreement, harm.margin, power=POWER, alpha=level.alpha)
+    pairs = pairs_needed(harm.disagreement, harm.margin, power=POWER, alpha=level.policy.alpha)
     return max(report.n + 1, math.ceil(report.n * pairs / harm.where.paired.n))
 
 

@@ -17,6 +17,8 @@ switch, the old champion serves on, and what was loaded is unloaded again.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cascade.errors import RegistryError, RolloutError, TierError
+from cascade.errors import RolloutError, TierError
 from cascade.fleet import Replica
 from promotion.files import copy_whole
 
@@ -53,8 +55,8 @@ class RolloutConfig(BaseModel):
     precision, other kernels and batching move them by hundredths."""
     probes: int = Field(default=4, ge=1)
     """Known answers that the canary asks each server about."""
-    canary_share: float = Field(default=0.05, gt=0, lt=1)
-    """Share of traffic that `replay --canary` sends to a candidate."""
+    api_key_env: str | None = None
+    """Environment variable that holds the servers' key (vLLM's --api-key); None for servers without."""
     timeout_s: float = Field(default=120.0, gt=0)
 
 
@@ -101,8 +103,8 @@ def roll_out(
     keep: Sequence[str] = (),
     ours: str,
 ) -> Rollout:
-    """Bring every server to `name`, then call `switch`; afterwards unload all that starts with `ours` but is not
-    `name`, `serving` (the champion until now) or in `keep`.
+    """Bring every server to `name`, then call `switch`; afterwards unload every other version of `ours` (the student's
+    name) but `serving` (the champion until now) and those in `keep`.
 
     Raises RolloutError, with the champion serving as before, when a server is down, refuses, does not list the adapter
     or answers as another model, and lets the error of `switch` through after unloading what was loaded. A second
@@ -111,7 +113,8 @@ def roll_out(
     _check_probes(probes, config)
     if name == serving:
         raise RolloutError(f"{name} serves already: nothing to roll out")
-    fleet = [Replica(url, timeout_s=config.timeout_s) for url in config.replicas]
+    key = os.environ.get(config.api_key_env) if config.api_key_env else None
+    fleet = [Replica(url, key=key, timeout_s=config.timeout_s) for url in config.replicas]
     steps: list[Step] = []
     touched: list[Replica] = []
     try:
@@ -123,9 +126,9 @@ def roll_out(
             for replica in fleet:  # once more, together: a server may have gone down or lost it meanwhile
                 _must_list(replica, name)
             switch()
-        except (TierError, RolloutError, RegistryError) as error:
+        except Exception as error:  # whatever it is, what was loaded must go
             undone = _undo(touched, name, config)
-            if isinstance(error, RegistryError):
+            if not isinstance(error, TierError | RolloutError):
                 raise
             raise RolloutError(
                 f"{name} was not rolled out, {serving or 'the base model'} serves on: {error}{undone}"
@@ -241,16 +244,18 @@ def _undo(touched: Sequence[Replica], name: str, config: RolloutConfig) -> str:
 
 
 def _tidy(fleet: Sequence[Replica], ours: str, kept: set[str], config: RolloutConfig) -> list[str]:
+    # Exactly the names that the registry gives: a folder or an adapter of somebody else's may begin alike.
+    version = re.compile(rf"{re.escape(ours)}-v\d+-[0-9a-f]{{8}}")
     warnings = []
     if config.folder is not None:
-        for folder in config.folder.glob(f"{ours}*"):
-            if folder.is_dir() and folder.name not in kept:
+        for folder in config.folder.iterdir():
+            if version.fullmatch(folder.name) and folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
     for replica in fleet:
         try:
-            old = [s.name for s in replica.models() if s.parent and s.name.startswith(ours) and s.name not in kept]
-            for name in old:
-                replica.unload(name)
+            for name in [s.name for s in replica.models() if s.parent]:
+                if version.fullmatch(name) and name not in kept:
+                    replica.unload(name)
         except TierError as error:
             warnings.append(str(error))
     return warnings

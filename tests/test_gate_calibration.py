@@ -34,7 +34,7 @@ def test_the_scenarios_have_the_effects_that_they_claim():
     losses = [quality(sample.take(np.flatnonzero(sample.cluster == c))) for c in range(12)]
     assert min(losses) == pytest.approx(-RUIN, abs=0.05)
     assert sorted(losses)[1] > -0.05
-    assert quality(sample) > -0.003  # what one cluster lost, the others gained
+    assert quality(sample) > -0.012  # the others gain what is left to gain
 
 
 def test_a_small_run_holds_and_writes_its_results(tmp_path, capsys):

@@ -95,7 +95,7 @@ class Deployment:
             self.world.probes(self.world.adapters[i]),
             switch=switch,
             serving=serving,
-            ours="support-v",
+            ours="support",
         )
         return version, done
 
@@ -135,7 +135,7 @@ def test_the_way_back_needs_no_load(world, registry):
             world.probes(world.adapters[0]),
             switch=lambda: registry.rollback(**BY),
             serving=second.serving_name,
-            ours="support-v",
+            ours="support",
         )
         assert [step.what for step in done.steps] == ["loaded before"] * 3
         assert sum(path == "load_lora_adapter" for s in servers for path, _ in s.calls) == loads
@@ -253,7 +253,9 @@ def test_through_the_resolver_folder(world, registry, tmp_path):
     folder = tmp_path / "resolver"
     with fleet(world.models, resolver=folder) as servers:
         deployment = Deployment(world, registry, servers, via="resolver", folder=folder, served_base=BASE)
+        (folder / "support-v1-of-somebody-else").mkdir(parents=True)
         versions = [deployment.promote(i)[0] for i in range(3)]
+        (folder / "support-v1-of-somebody-else").rmdir()  # which was left alone
         names = sorted(v.serving_name for v in versions[1:])
         assert all(adapters_of(s) == names for s in servers)
         assert sorted(p.name for p in folder.iterdir()) == names
