@@ -20,7 +20,6 @@ from evaluation.report import EvaluationReport
 from promotion.checks import POWER, Level, points
 from promotion.decision import Check, Status
 
-
 DOUBT = 2.0
 """A loss that is shown at this multiple of alpha, and lies beyond the margin as observed, asks for more rows."""
 
