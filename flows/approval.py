@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from cascade.errors import InputError
 from flows.assess import promote
 from flows.context import RunContext
-from flows.records import DECIDE, approval_path, decision_digest, load_approval, load_decision
+from flows.records import DECIDE, PROMOTE, approval_path, decision_digest, load_approval, load_decision
 from flows.rundir import write_json
 from promotion.approval import Approval, Word, needs_word
 
@@ -21,12 +21,12 @@ def speak(ctx: RunContext, word: Word, who: str, why: str) -> None:
     if ctx.run.manifest(DECIDE) is None or not needs_word(load_decision(ctx), ctx.config.gate):
         raise InputError(f"run {run_id} waits for no approval: its decision is in `report {run_id}`")
     before = load_approval(ctx)
-    if before is not None and before.word is not word:
+    if before is not None and before.word is not word and ctx.run.manifest(PROMOTE) is not None:
         raise InputError(
             f"run {run_id} was {before.word}d by {before.who} on {before.when[:19]} ({before.why}): use `promote` or "
             "`rollback` to change what serves"
         )
-    if before is None:
+    if before is None or before.word is not word:  # a word that could not be acted upon may be taken back
         now = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(approval_path(ctx), Approval(run_id, word, who, now, why, decision_digest(ctx)).to_dict())
     promote(ctx, who)

@@ -144,18 +144,19 @@ def test_the_way_back_needs_no_load(world, registry):
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("base", "answers as the base model"),
-        ("stale", "answers as another model"),
-        ("400", r"status 400: LoRA rank 64 is greater than max_lora_rank 16"),
-        ("500", r"status 500: LoRA rank 64"),
-        ("unlisted", r"does not list support-v2"),
-        ("hang-up", "RemoteProtocolError"),
-        ("down", "RemoteProtocolError"),
+    ("fault", "message", "where"),
+    [  # on the last server two others have loaded before the fault shows
+        ("base", "answers as the base model", 0),
+        ("base", "answers as the base model", 2),
+        ("stale", "answers as another model", 2),
+        ("400", r"status 400: LoRA rank 64 is greater than max_lora_rank 16", 2),
+        ("500", r"status 500: LoRA rank 64", 1),
+        ("unlisted", r"does not list support-v2", 2),
+        ("hang-up", "RemoteProtocolError", 2),
+        ("down", "RemoteProtocolError", 0),
+        ("down", "RemoteProtocolError", 2),
     ],
 )
-@pytest.mark.parametrize("where", [0, 2])
 def test_a_fault_is_refused_and_the_champion_serves_on(world, registry, fault, message, where):
     with fleet(world.models) as servers:
         deployment = Deployment(world, registry, servers)
