@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
@@ -13,7 +13,7 @@ from cascade.cost import PriceTable
 from cascade.errors import BudgetExceeded, ConfigError, TierError
 from cascade.grade import reference_text
 from cascade.purchase import Buyer
-from cascade.store import TraceStore
+from cascade.store import TraceSink
 from cascade.tiers import Failure, Flagship, Tier
 from cascade.trace import Answer, Outcome, Query, Trace, Verdict
 from cascade.verifiers import (
@@ -75,13 +75,15 @@ class Cascade:
     version: str
     audit_rate: float = 0.02
     seed: int = 0
+    follow: Callable[[], Cascade] | None = None
+    """The cascade to serve the next chunk with, where a promotion may come meanwhile; None: always this one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.audit_rate <= 1:
             raise ConfigError(f"audit_rate is {self.audit_rate}; use a probability from 0 to 1")
 
     def serve(
-        self, queries: Sequence[Query], store: TraceStore, chunk: int = 256, *, progress: bool = True
+        self, queries: Sequence[Query], store: TraceSink, chunk: int = 256, *, progress: bool = True
     ) -> ServeReport:
         """Serve `queries` and store their traces chunk by chunk; queries with a trace already are skipped.
 
@@ -95,7 +97,7 @@ class Cascade:
         with tqdm(total=len(todo), desc=f"serve {self.version}", unit="query", disable=not progress) as bar:
             for start in range(0, len(todo), chunk):
                 part = todo[start : start + chunk]
-                served, failed, stop = self._serve_chunk(part)
+                served, failed, stop = self._serve_current(part)
                 store.add(served)
                 traces += served
                 failures += failed
@@ -110,6 +112,19 @@ class Cascade:
         """Whether this query's answer is audited, should it be accepted."""
         digest = hashlib.sha256(f"{self.seed}:{query_id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.audit_rate * 2**64
+
+    def _serve_current(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
+        """Serve a chunk with the cascade of the moment; model, verifier and version change together."""
+        if self.follow is None:
+            return self._serve_chunk(queries)
+        current = self.follow()
+        try:
+            return current._serve_chunk(queries)
+        except TierError:
+            newer = self.follow()
+            if newer.version == current.version:
+                raise
+            return newer._serve_chunk(queries)  # the model went away because another one took its place
 
     def _serve_chunk(self, queries: Sequence[Query]) -> tuple[list[Trace], list[str], BudgetExceeded | None]:
         verdicts, cheap = self._try(queries)

@@ -1,4 +1,4 @@
-"""A tier behind an OpenAI-compatible endpoint: the only file that speaks HTTP to a model."""
+"""A tier behind an OpenAI-compatible endpoint: speaks HTTP to a model (beside the fleet: cascade/fleet.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -149,6 +150,13 @@ class OpenAITier:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def renamed(self, model: str) -> OpenAITier:
+        """The same endpoint over the same connections, asked for another model. Lives no longer than this one."""
+        self._connect()
+        other = copy(self)
+        other.config = self.config.model_copy(update={"model": model, "name": self.config.price_name})
+        return other
 
     def answer(self, queries: Sequence[Query], *, progress: bool = True) -> list[Answer]:
         """Answers in the order of `queries`. Raises TierError when any request failed after its retries."""

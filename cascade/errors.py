@@ -8,6 +8,8 @@
     +-- BudgetExceeded          the next flagship request would pass the run's budget
     +-- StageError              a stage failed or its records are incomplete
     +-- RegistryError           an alias or version is missing or damaged
+    |   +-- PromotionConflict   another version was promoted meanwhile
+    +-- RolloutError            a fleet could not be brought to a new version; the old one serves
 
 The command line prints the message of any of these on one line and exits with status 2.
 """
@@ -43,3 +45,11 @@ class StageError(CascadeDistillError):
 
 class RegistryError(CascadeDistillError):
     """An alias or version is missing or damaged."""
+
+
+class PromotionConflict(RegistryError):  # noqa: N818 - it says what happened
+    """Another version became champion between the measurement and the promotion."""
+
+
+class RolloutError(CascadeDistillError):
+    """A fleet could not be brought to a new version; the old one keeps serving."""

@@ -115,6 +115,22 @@ class LocalTier:
                 bar.update(len(batch))
         return [answer for answer in answers if answer is not None]
 
+    def tokens(self, query: Query, text: str) -> tuple[list[int], int]:
+        """Token ids of a query's prompt followed by an answer and its end token, and how many are the prompt's."""
+        prompt = self._encode([query])[0]
+        answer: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*prompt, *answer, self._end_ids[0]], len(prompt)
+
+    def logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Natural log-probability of each token of `ids` but the first, given those before it."""
+        import torch
+
+        with torch.inference_mode():
+            row = torch.tensor([list(ids)], device=self._model.device)
+            logs = self._model(input_ids=row).logits[0, :-1].float().log_softmax(-1)
+            found: list[float] = logs.gather(1, row[0, 1:, None])[:, 0].tolist()
+        return found
+
     def _encode(self, queries: Sequence[Query]) -> list[list[int]]:
         if not queries:
             return []

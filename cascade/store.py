@@ -37,21 +37,25 @@ class Span:
     last: datetime
 
 
-class TraceStore(Protocol):
+class TraceSink(Protocol):
+    """What serving needs: where traces go, and which are there."""
+
+    def add(self, traces: Sequence[Trace]) -> int:
+        """Store all of `traces` or none; ids already there stay as they are. Returns how many were new."""
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Which of `ids` have a trace."""
+
+
+class TraceStore(TraceSink, Protocol):
     """Traces by query id, readable by time. Times without a zone are taken as UTC.
 
     Opening one raises ConfigError where it cannot be opened; reading and writing raise StoreError where what is there
     cannot be used.
     """
 
-    def add(self, traces: Sequence[Trace]) -> int:
-        """Store all of `traces` or none; ids already there stay as they are. Returns how many were new."""
-
     def ids(self) -> set[str]:
         """Query ids of all stored traces."""
-
-    def known(self, ids: Collection[str]) -> set[str]:
-        """Which of `ids` have a trace."""
 
     def between(self, start: datetime | None, end: datetime | None) -> list[Trace]:
         """Traces with start <= time < end, in order of time, then id; None leaves a side open."""

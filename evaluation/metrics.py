@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.calibration import auroc
 from cascade.errors import InputError
-from cascade.verifiers.accounts import add_known
-from evaluation.intervals import (
-    Interval,
-    bootstrap_mean,
-    bootstrap_ratio,
-    bootstrap_relative_cut,
-    clopper_pearson,
-    tango_difference,
-    wilson,
-)
+from evaluation.bootstrap import as_cut, bootstrap_ratios
+from evaluation.intervals import Interval, clopper_pearson, tango_difference, wilson
 from evaluation.replay import PairedRow, Side
+from evaluation.table import PairedTable, SideTable, table_of
 
 FloatArray = NDArray[np.float64]
+CONTINUITY = 0.5
+"""Continuity correction of the quality interval, in pairs: a promise of at most alpha is kept, not met on average."""
 
 
 class MetricsConfig(BaseModel):
@@ -36,6 +31,8 @@ class MetricsConfig(BaseModel):
     a one-sided bound at alpha: the numbers shown are the numbers decided upon."""
     resamples: int = Field(default=2000, ge=200)
     seed: int = 0
+    cluster_costs: bool = True
+    """Bootstrap each cluster's costs and escalations too. No decision needs them; a simulation leaves them out."""
 
     @property
     def confidence(self) -> float:
@@ -82,6 +79,9 @@ class PairedDifference:
     escalation_cut: Interval | None
     """1 - candidate's escalations / champion's; None when the champion escalated nothing."""
     n_cost_unknown: int
+    n_newly_escalated: int = 0
+    """Rows that the candidate escalates and the champion did not."""
+    n_no_longer_escalated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,84 +97,38 @@ class Comparison:
 
 
 def compare(
-    rows: Sequence[PairedRow],
+    rows: Sequence[PairedRow] | PairedTable,
     config: MetricsConfig | None = None,
     name: str = "all",
     cluster: int | None = None,
 ) -> Comparison:
     """Metrics of champion, candidate and their difference over `rows`. InputError without any row."""
     config = config or MetricsConfig()
-    if not rows:
+    table = table_of(rows)
+    if not table.n:
         raise InputError("there are no held-out rows to compare: enlarge the held-out window")
+    intervals = _Bootstraps(config, skip_costs=cluster is not None and not config.cluster_costs)
+    plan = _plan(table, intervals)
+    found = intervals.run()
     return Comparison(
         cluster=cluster,
         name=name,
-        champion=side_metrics([r.champion for r in rows], _flagship_costs(rows), config),
-        candidate=side_metrics([r.candidate for r in rows], _flagship_costs(rows), config),
-        paired=paired_difference(rows, config),
+        champion=_side(table.champion, plan.champion, found, config),
+        candidate=_side(table.candidate, plan.candidate, found, config),
+        paired=_paired(table, plan, found, config),
     )
 
 
 def compare_clusters(
-    rows: Sequence[PairedRow],
+    rows: Sequence[PairedRow] | PairedTable,
     config: MetricsConfig | None = None,
     names: Mapping[int, str] | None = None,
 ) -> tuple[Comparison, ...]:
     """One comparison per cluster that occurs in `rows`, largest first; rows of none (-1, None) left out."""
-    groups: dict[int, list[PairedRow]] = {}
-    for row in rows:
-        if row.cluster is not None and row.cluster >= 0:
-            groups.setdefault(row.cluster, []).append(row)
+    table, named = table_of(rows), names or {}
+    groups = {int(c): np.flatnonzero(table.cluster == c) for c in np.unique(table.cluster) if c >= 0}
     order = sorted(groups, key=lambda cluster: (-len(groups[cluster]), cluster))
-    named = names or {}
-    return tuple(compare(groups[c], config, named.get(c, f"cluster {c}"), c) for c in order)
-
-
-def side_metrics(sides: Sequence[Side], flagship_costs: FloatArray, config: MetricsConfig) -> SideMetrics:
-    """Metrics of one side; `flagship_costs` of shape (n,) in USD with NaN where unknown."""
-    accepted = [s for s in sides if s.accepted]
-    wrong = sum(s.correct_cheap < 1.0 for s in accepted)
-    costs = _costs(sides)
-    charged = add_known(s.verifier_cost_usd for s in sides)
-    known = ~np.isnan(costs)
-    both = known & ~np.isnan(flagship_costs)
-    return SideMetrics(
-        escalation_rate=wilson(len(sides) - len(accepted), len(sides), config.confidence),
-        quality=_mean_grade([s.served_correct for s in sides], config),
-        cheap_quality=_mean_grade([s.correct_cheap for s in sides], config),
-        accepted_error=clopper_pearson(wrong, len(accepted), config.confidence) if accepted else None,
-        n_accepted_wrong=wrong,
-        cost_per_1000_usd=_mean_or_none(costs[known] * 1000, config),
-        ratio_to_flagship=_ratio_or_none(costs[both], flagship_costs[both], config),
-        n_cost_unknown=int(np.sum(~known)),
-        n_routed=sum(s.routed for s in sides),
-        verifier_usd_per_1000=None if charged is None else 1000 * charged / len(sides),
-    )
-
-
-def paired_difference(rows: Sequence[PairedRow], config: MetricsConfig) -> PairedDifference:
-    """Candidate against champion over the same rows."""
-    before = np.array([r.champion.served_correct for r in rows])
-    after = np.array([r.candidate.served_correct for r in rows])
-    better, worse = int(np.sum(after > before)), int(np.sum(after < before))
-    graded = not (_is_binary(before) and _is_binary(after))
-    cost_before, cost_after = _costs([r.champion for r in rows]), _costs([r.candidate for r in rows])
-    known = ~np.isnan(cost_before) & ~np.isnan(cost_after)
-    escalated = np.array([[not r.champion.accepted, not r.candidate.accepted] for r in rows], dtype=float)
-    quality = _mean_or_none(after - before, config) if graded else None
-    if quality is None:
-        quality = tango_difference(better, worse, len(rows), config.confidence)
-    return PairedDifference(
-        n=len(rows),
-        n_better=better,
-        n_worse=worse,
-        graded=graded,
-        quality_difference=quality,
-        cost_saving=_cut_or_none(cost_before[known], cost_after[known], config),
-        saved_per_1000_usd=_mean_or_none((cost_before - cost_after)[known] * 1000, config),
-        escalation_cut=_cut_or_none(escalated[:, 0], escalated[:, 1], config),
-        n_cost_unknown=int(np.sum(~known)),
-    )
+    return tuple(compare(table.take(groups[c]), config, named.get(c, f"cluster {c}"), c) for c in order)
 
 
 def verifier_auroc(sides: Sequence[Side]) -> float | None:
@@ -186,38 +140,138 @@ def verifier_auroc(sides: Sequence[Side]) -> float | None:
     return auroc([score for score, _ in scored], [right for _, right in scored])
 
 
-def _flagship_costs(rows: Sequence[PairedRow]) -> FloatArray:
-    return np.array([np.nan if r.flagship_cost_usd is None else r.flagship_cost_usd for r in rows])
+@dataclass(slots=True)
+class _Bootstraps:
+    """The ratios that a comparison needs, collected so that one draw of rows serves them all."""
+
+    config: MetricsConfig
+    skip_costs: bool
+    asked: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
+
+    def ask(self, top: FloatArray, bottom: FloatArray, *, cost: bool = True) -> int | None:
+        """Place of the ratio's interval in the answer; None where there is nothing to say."""
+        if len(top) < 2 or bottom.sum() <= 0 or (cost and self.skip_costs):
+            return None
+        self.asked.append((top, bottom))
+        return len(self.asked) - 1
+
+    def run(self) -> list[Interval]:
+        """Intervals in the order of asking; columns over the same rows are resampled together."""
+        found: dict[int, Interval] = {}
+        for n in {len(top) for top, _ in self.asked}:
+            places = [i for i, (top, _) in enumerate(self.asked) if len(top) == n]
+            intervals = bootstrap_ratios(
+                [self.asked[i] for i in places],
+                self.config.confidence,
+                resamples=self.config.resamples,
+                seed=self.config.seed,
+            )
+            found.update(zip(places, intervals, strict=True))
+        return [found[i] for i in range(len(self.asked))]
 
 
-def _costs(sides: Sequence[Side]) -> FloatArray:
-    return np.array([np.nan if s.cost_usd is None else s.cost_usd for s in sides], dtype=np.float64)
+@dataclass(frozen=True, slots=True)
+class _SidePlan:
+    quality: int | None
+    cheap_quality: int | None
+    cost: int | None
+    to_flagship: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    champion: _SidePlan
+    candidate: _SidePlan
+    quality: int | None
+    saving: int | None
+    saved: int | None
+    escalations: int | None
+
+
+def _plan(table: PairedTable, ask: _Bootstraps) -> _Plan:
+    before, after = table.champion, table.candidate
+    known = before.known & after.known
+    ones = np.ones(int(known.sum()))
+    cost_before, cost_after = before.cost[known], after.cost[known]
+    graded = not (_is_binary(before.served) and _is_binary(after.served))
+    return _Plan(
+        champion=_plan_side(before, table.flagship_cost, ask),
+        candidate=_plan_side(after, table.flagship_cost, ask),
+        quality=ask.ask(after.served - before.served, np.ones(table.n), cost=False) if graded else None,
+        saving=ask.ask(cost_after, cost_before),
+        saved=ask.ask((cost_before - cost_after) * 1000, ones),
+        escalations=ask.ask((~after.accepted).astype(np.float64), (~before.accepted).astype(np.float64)),
+    )
+
+
+def _plan_side(side: SideTable, flagship: FloatArray, ask: _Bootstraps) -> _SidePlan:
+    both = side.known & ~np.isnan(flagship)
+    ones = np.ones(len(side.cost))
+
+    def grades(values: FloatArray) -> int | None:
+        return None if _is_binary(values) else ask.ask(values, ones, cost=False)
+
+    return _SidePlan(
+        quality=grades(side.served),
+        cheap_quality=grades(side.cheap),
+        cost=ask.ask(side.cost[side.known] * 1000, np.ones(int(side.known.sum()))),
+        to_flagship=ask.ask(side.cost[both], flagship[both]),
+    )
+
+
+def _side(side: SideTable, plan: _SidePlan, found: Sequence[Interval], config: MetricsConfig) -> SideMetrics:
+    n, n_accepted = len(side.cost), int(side.accepted.sum())
+    wrong = int(np.sum(side.accepted & (side.cheap < 1.0)))
+    return SideMetrics(
+        escalation_rate=wilson(n - n_accepted, n, config.confidence),
+        quality=_mean_grade(side.served, plan.quality, found, config),
+        cheap_quality=_mean_grade(side.cheap, plan.cheap_quality, found, config),
+        accepted_error=clopper_pearson(wrong, n_accepted, config.confidence) if n_accepted else None,
+        n_accepted_wrong=wrong,
+        cost_per_1000_usd=_at(found, plan.cost),
+        ratio_to_flagship=_at(found, plan.to_flagship),
+        n_cost_unknown=int(np.sum(~side.known)),
+        n_routed=0 if side.routed is None else int(side.routed.sum()),
+        verifier_usd_per_1000=_charged(side),
+    )
+
+
+def _charged(side: SideTable) -> float | None:
+    if side.verifier_cost is None:
+        return 0.0
+    return None if np.isnan(side.verifier_cost).any() else 1000 * float(side.verifier_cost.mean())
+
+
+def _paired(table: PairedTable, plan: _Plan, found: Sequence[Interval], config: MetricsConfig) -> PairedDifference:
+    before, after = table.champion, table.candidate
+    better, worse = int(np.sum(after.served > before.served)), int(np.sum(after.served < before.served))
+    graded = not (_is_binary(before.served) and _is_binary(after.served))
+    saving, cut = _at(found, plan.saving), _at(found, plan.escalations)
+    return PairedDifference(
+        n=table.n,
+        n_better=better,
+        n_worse=worse,
+        graded=graded,
+        quality_difference=_at(found, plan.quality)
+        or tango_difference(better, worse, table.n, config.confidence, correction=CONTINUITY),
+        cost_saving=None if saving is None else as_cut(saving),
+        saved_per_1000_usd=_at(found, plan.saved),
+        escalation_cut=None if cut is None else as_cut(cut),
+        n_cost_unknown=int(np.sum(~(before.known & after.known))),
+        n_newly_escalated=int(np.sum(before.accepted & ~after.accepted)),
+        n_no_longer_escalated=int(np.sum(~before.accepted & after.accepted)),
+    )
+
+
+def _at(found: Sequence[Interval], place: int | None) -> Interval | None:
+    return None if place is None else found[place]
+
+
+def _mean_grade(grades: FloatArray, place: int | None, found: Sequence[Interval], config: MetricsConfig) -> Interval:
+    if _is_binary(grades):
+        return wilson(int(grades.sum()), len(grades), config.confidence)
+    return _at(found, place) or Interval(float(grades[0]), 0.0, 1.0, 1, "one row")
 
 
 def _is_binary(grades: FloatArray) -> bool:
     return bool(np.all((grades == 0.0) | (grades == 1.0)))
-
-
-def _mean_grade(grades: Sequence[float], config: MetricsConfig) -> Interval:
-    values = np.array(grades)
-    if _is_binary(values):
-        return wilson(int(values.sum()), len(values), config.confidence)
-    return _mean_or_none(values, config) or Interval(float(values[0]), 0.0, 1.0, 1, "one row")
-
-
-def _mean_or_none(values: FloatArray, config: MetricsConfig) -> Interval | None:
-    if len(values) < 2:
-        return None
-    return bootstrap_mean(values, config.confidence, resamples=config.resamples, seed=config.seed)
-
-
-def _ratio_or_none(top: FloatArray, bottom: FloatArray, config: MetricsConfig) -> Interval | None:
-    if len(top) < 2 or bottom.sum() <= 0:
-        return None
-    return bootstrap_ratio(top, bottom, config.confidence, resamples=config.resamples, seed=config.seed)
-
-
-def _cut_or_none(before: FloatArray, after: FloatArray, config: MetricsConfig) -> Interval | None:
-    if len(before) < 2 or before.sum() <= 0:
-        return None
-    return bootstrap_relative_cut(before, after, config.confidence, resamples=config.resamples, seed=config.seed)

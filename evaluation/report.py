@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from cascade.cost import payback
 from cascade.errors import InputError
+from evaluation.audit import AuditSlice
 from evaluation.intervals import Interval
+from evaluation.judge import JudgedDifference
 from evaluation.metrics import (
     Comparison,
     MetricsConfig,
@@ -21,6 +23,17 @@ from evaluation.metrics import (
     verifier_auroc,
 )
 from evaluation.replay import PairedRow
+from evaluation.table import PairedTable, table_of
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedCluster:
+    """A cluster of an earlier run that no longer escalates, and the held-out queries that belong to it."""
+
+    lineage: str
+    """Its identity across runs."""
+    name: str
+    query_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,12 @@ class EvaluationReport:
     payback_why: str = ""
     """What the number rests on, or why there is none."""
     notes: tuple[str, ...] = ()
+    solved_clusters: tuple[Comparison, ...] = ()
+    """Clusters that earlier runs solved, on the held-out rows that belong to them."""
+    audit: AuditSlice | None = None
+    """The verifier in service, as the audit slice of the run's traces shows it; None when it was not looked at."""
+    judged: JudgedDifference | None = None
+    """Pairwise judge's preferences between the served answers; None without a judge."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -70,7 +89,7 @@ class EvaluationReport:
 
 
 def build_report(
-    rows: Sequence[PairedRow],
+    rows: Sequence[PairedRow] | PairedTable,
     *,
     run_id: str,
     champion: str,
@@ -83,10 +102,18 @@ def build_report(
     run_cost_usd: float | None = None,
     notes: Sequence[str] = (),
     created: datetime | None = None,
+    solved: Sequence[SolvedCluster] = (),
+    audit: AuditSlice | None = None,
+    judged: JudgedDifference | None = None,
 ) -> EvaluationReport:
-    """Compare both sides over `rows`, overall and per cluster. InputError without rows."""
-    config = config or MetricsConfig()
-    overall = compare(rows, config)
+    """Compare both sides over `rows`, overall, per cluster and per solved cluster. InputError without rows.
+
+    A table (of a simulation) has neither scores nor query ids: its verifiers' AUROC is None, and `solved` must be
+    empty.
+    """
+    config, table = config or MetricsConfig(), table_of(rows)
+    scored = () if isinstance(rows, PairedTable) else rows
+    overall = compare(table, config)
     saved = overall.paired.saved_per_1000_usd
     paid = payback(run_cost_usd, None if saved is None else saved.value / 1000)
     return EvaluationReport(
@@ -97,17 +124,33 @@ def build_report(
         reference_kind=reference_kind,
         grade_kind=grade_kind,
         alpha=config.alpha,
-        n=len(rows),
+        n=table.n,
         heldout_uses=heldout_uses,
         overall=overall,
-        clusters=compare_clusters(rows, config, cluster_names),
-        champion_auroc=verifier_auroc([r.champion for r in rows]),
-        candidate_auroc=verifier_auroc([r.candidate for r in rows]),
+        clusters=compare_clusters(table, config, cluster_names),
+        champion_auroc=verifier_auroc([r.champion for r in scored]),
+        candidate_auroc=verifier_auroc([r.candidate for r in scored]),
         run_cost_usd=run_cost_usd,
         payback_queries=paid.queries,
         payback_why=paid.why,
         notes=tuple(notes),
+        solved_clusters=_solved(scored, solved, config),
+        audit=audit,
+        judged=judged,
     )
+
+
+def _solved(
+    rows: Sequence[PairedRow], solved: Sequence[SolvedCluster], config: MetricsConfig
+) -> tuple[Comparison, ...]:
+    """One comparison per solved cluster that occurs among the held-out rows."""
+    found = []
+    for cluster in solved:
+        ids = set(cluster.query_ids)
+        members = [row for row in rows if row.query_id in ids]
+        if members:
+            found.append(compare(members, config, cluster.name))
+    return tuple(found)
 
 
 def report_markdown(report: EvaluationReport) -> str:
@@ -133,8 +176,10 @@ def report_markdown(report: EvaluationReport) -> str:
         f"| saved per 1,000 queries | {_usd(paired.saved_per_1000_usd)} |",
         f"| escalations cut by | {_percent(paired.escalation_cut)} |",
         f"| queries until the run has paid for itself | {_payback_text(report)} |",
+        *_judged_lines(report),
         "",
-        *_cluster_lines(report),
+        *_cluster_lines(report.clusters, "cluster"),
+        *_cluster_lines(report.solved_clusters, "solved cluster"),
         *_note_lines(report),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -167,14 +212,25 @@ def _plain_usd(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f} USD"
 
 
-def _cluster_lines(report: EvaluationReport) -> list[str]:
-    if not report.clusters:
+def _judged_lines(report: EvaluationReport) -> list[str]:
+    judged = report.judged
+    if judged is None:
+        return []
+    return [
+        f"| judge {judged.judge} prefers candidate / champion | {judged.n_better} / {judged.n_worse} of {judged.n} "
+        f"({judged.n_same} the same, {judged.n_missing} missing) |",
+        f"| judge's preference | {_points(judged.difference)} |",
+    ]
+
+
+def _cluster_lines(clusters: Sequence[Comparison], kind: str) -> list[str]:
+    if not clusters:
         return []
     lines = [
-        "| cluster | n | escalation | quality | quality difference | cost saving |",
+        f"| {kind} | n | escalation | quality | quality difference | cost saving |",
         "|---|---|---|---|---|---|",
     ]
-    for c in report.clusters:
+    for c in clusters:
         lines.append(
             f"| {c.name.replace('|', '/')} | {c.paired.n} "
             f"| {c.champion.escalation_rate.value:.0%} -> {c.candidate.escalation_rate.value:.0%} "
@@ -188,9 +244,21 @@ def _note_lines(report: EvaluationReport) -> list[str]:
     notes = list(report.notes)
     if unknown := report.overall.paired.n_cost_unknown:
         notes.append(f"{unknown} of {report.n} rows have an unknown cost and are left out of every cost figure.")
+    if report.audit is not None:
+        notes.append(_audit_note(report.audit))
     if report.heldout_uses > 1:
         notes.append(f"This held-out slice has now served {report.heldout_uses} decisions.")
     return [f"- {note}" for note in notes]
+
+
+def _audit_note(audit: AuditSlice) -> str:
+    if audit.false_accept is None:
+        return f"None of the {audit.n_accepted} answers that {audit.version} accepted in service was audited."
+    unseen = f"; {audit.n_never} more could not have been audited" if audit.n_never else ""
+    return (
+        f"Audit slice: {audit.n_wrong} of {audit.n} audited answers of {audit.version} were wrong, "
+        f"{_percent(audit.false_accept)} of the {audit.n_accepted} that it accepted in service{unseen}."
+    )
 
 
 def _right(report: EvaluationReport) -> str:

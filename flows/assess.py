@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from cascade.grade import grade, reference_text
 from cascade.local import NO_GPU, LocalTier, accelerator_name
 from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
+from evaluation.audit import audit_slice
+from evaluation.inputs import ReportInputs
+from evaluation.judge import JudgedDifference, ServedPair, judge_pairs
 from evaluation.metrics import MetricsConfig
-from evaluation.replay import pair_sides
-from evaluation.report import EvaluationReport, build_report, report_markdown
+from evaluation.page import report_html
+from evaluation.replay import PairedRow, Side, pair_sides, paired_row_to_dict
+from evaluation.report import report_markdown
 from flows.context import RunContext
+from flows.deploy import promote_version
 from flows.records import (
     BASELINE,
     BUILD,
@@ -25,19 +31,24 @@ from flows.records import (
     PROMOTE,
     TRAIN,
     Arm,
+    load_approval,
     load_clustering,
     load_clusters,
     load_decision,
     load_report,
+    load_solved,
     load_traces,
     load_verdicts,
     read_answers,
     write_answers,
 )
-from flows.rundir import Manifest, RunDir, read_json, write_json, write_jsonl, write_text
+from flows.rundir import Manifest, RunDir, digest_file, digest_json, read_json, write_json, write_jsonl, write_text
 from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
 from flows.verifying import Recalled, account_rows, describe, keep
+from promotion.approval import Word, needs_word
+from promotion.card import CardFacts, model_card
 from promotion.gate import GateOutcome, decide
+from promotion.versions import Lineage
 
 
 def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
@@ -57,10 +68,14 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
         verdicts = judge_all(verifier, heldout, candidate)
         write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
-        report, rows = _report(ctx, arm, heldout, champion, candidate, flagship, verdicts)
-        write_jsonl(folder / "pairs.jsonl", rows)
+        rows = _pair(ctx, heldout, champion, candidate, flagship, verdicts)
+        inputs = _report_inputs(ctx, arm, rows, {query.id: query for query in heldout})
+        report = inputs.build(rows)
+        write_jsonl(folder / "pairs.jsonl", (paired_row_to_dict(row) for row in rows))
+        write_json(folder / "inputs.json", inputs.to_dict())
         write_json(folder / "report.json", report.to_dict())
         write_text(folder / "report.md", report_markdown(report))
+        write_text(folder / "report.html", report_html(report))
         return {
             "heldout": report.n,
             **describe(verifier),
@@ -68,22 +83,27 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
             "as_served": _as_served(ctx, flagship),
         }
 
-    config = {"arm": arm, "gate_alpha": ctx.config.gate.spent_alpha, "seed": ctx.seed, **judging_settings(ctx)}
+    gate, judge = ctx.config.gate, ctx.config.preference_judge
+    config = {
+        "arm": arm,
+        "gate_alpha": [gate.alpha, gate.heldout_decisions],
+        "seed": ctx.seed,
+        "judge": None if judge is None else judge.model,
+        **judging_settings(ctx),
+    }
     inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(arm, TRAIN))
     return ctx.run.run_stage(ctx.arm_stage(arm, EVALUATE), config, inputs, body)
 
 
-def _report(
+def _pair(
     ctx: RunContext,
-    arm: Arm,
     heldout: list[Query],
     champion: dict[str, Answer],
     candidate: dict[str, Answer],
     flagship: dict[str, Answer],
     verdicts: dict[str, Verdict],
-) -> tuple[EvaluationReport, list[dict[str, Any]]]:
-    clusters = _heldout_clusters(ctx, heldout)
-    rows = pair_sides(
+) -> list[PairedRow]:
+    return pair_sides(
         heldout,
         champion,
         candidate,
@@ -93,22 +113,51 @@ def _report(
         prices=ctx.prices,
         reference_kind=ctx.config.reference,
         grade_kind=ctx.config.grade,
-        clusters=clusters,
+        clusters=_heldout_clusters(ctx, heldout),
     )
-    bought = ctx.run.manifest(ctx.arm_stage(arm, BUILD))
-    report = build_report(
-        rows,
+
+
+def _report_inputs(ctx: RunContext, arm: Arm, rows: list[PairedRow], queries: dict[str, Query]) -> ReportInputs:
+    """All that the report rests on besides the rows: kept beside it, so that `verify` can make it again."""
+    uses = _heldout_uses(ctx)
+    alpha = ctx.config.gate.alpha_at(uses)
+    traces = [trace for part in ("pool", "calibration", "heldout") for trace in load_traces(ctx, part)]
+    return ReportInputs(
         run_id=ctx.run.run_id,
         champion=ctx.champion().id,
         candidate=f"{ctx.run.run_id}/{arm}",
         reference_kind=ctx.config.reference,
         grade_kind=ctx.config.grade,
-        config=MetricsConfig(alpha=ctx.config.gate.spent_alpha, seed=ctx.seed),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config=MetricsConfig(alpha=alpha, seed=ctx.seed),
         cluster_names={c.id: c.name for c in load_clusters(ctx)},
-        heldout_uses=_heldout_uses(ctx),
-        run_cost_usd=_run_cost(ctx, arm, bought),
+        heldout_uses=uses,
+        run_cost_usd=_run_cost(ctx, arm),
+        solved=tuple(load_solved(ctx)),
+        audit=audit_slice(
+            traces,
+            ctx.champion_id,
+            grade_kind=ctx.config.grade,
+            reference_kind=ctx.config.reference,
+            confidence=1 - 2 * alpha,
+        ),
+        judged=_judged(ctx, rows, queries, 1 - 2 * alpha),
     )
-    return report, [asdict(row) for row in rows]
+
+
+def _judged(
+    ctx: RunContext, rows: list[PairedRow], queries: dict[str, Query], confidence: float
+) -> JudgedDifference | None:
+    """The pairwise judge's preferences between what the two sides served; None without a judge."""
+    buyer = ctx.judge_buyer()
+    if buyer is None:
+        return None
+
+    def served(row: PairedRow, side: Side) -> str:
+        return side.answer.text if side.accepted else row.flagship.text
+
+    pairs = [ServedPair(queries[r.query_id], served(r, r.champion), served(r, r.candidate)) for r in rows]
+    return judge_pairs(pairs, buyer, confidence)[0]
 
 
 def _as_served(ctx: RunContext, flagship: dict[str, Answer]) -> dict[str, float]:
@@ -141,8 +190,9 @@ def _heldout_digest(run: RunDir) -> str | None:
     return manifest.outputs["heldout.jsonl"] if manifest else None
 
 
-def _run_cost(ctx: RunContext, arm: Arm, bought: Manifest | None) -> float | None:
+def _run_cost(ctx: RunContext, arm: Arm) -> float | None:
     """What the run paid the flagship (held-out, calibration and training answers) and for training's compute."""
+    bought = ctx.run.manifest(ctx.arm_stage(arm, BUILD))
     trained = ctx.run.manifest(ctx.arm_stage(arm, TRAIN))
     costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
     costs.append(_training_usd(ctx, trained.counts["seconds"]) if trained else None)
@@ -168,26 +218,50 @@ def decision(ctx: RunContext) -> Manifest:
     return ctx.run.run_stage(DECIDE, {"gate": ctx.config.gate.model_dump()}, input_digests(ctx, EVALUATE), body)
 
 
-def promote(ctx: RunContext, who: str) -> Manifest:
-    """Register the candidate; make it champion if the gate said so, and leave the champion alone if not."""
+def awaits_word(ctx: RunContext) -> bool:
+    """Whether the run's candidate passed the gate and waits for a person's word."""
+    return needs_word(load_decision(ctx), ctx.config.gate) and load_approval(ctx) is None
+
+
+def promote(ctx: RunContext, who: str) -> Manifest | None:
+    """Register the candidate; make it champion if gate and person said so, and leave the champion alone if not.
+
+    None, with the candidate registered and nothing else changed, while the candidate waits for a person's word.
+    Raises PromotionConflict when the champion is no longer the one that the run measured against, RolloutError when
+    the fleet could not be brought to the candidate: the champion serves on in both cases.
+    """
+    if awaits_word(ctx):
+        register_candidate(ctx)
+        return None
+    word = load_approval(ctx) if needs_word(load_decision(ctx), ctx.config.gate) else None
 
     def body(_: Path) -> dict[str, Any]:
         found = load_decision(ctx)
         version = register_candidate(ctx)
         registry, run_id = ctx.state.registry, ctx.run.run_id
-        if found.outcome is GateOutcome.PROMOTE:
-            registry.promote(version, who=who, why="all checks of the gate passed", run_id=run_id)
+        if word is not None and word.word is Word.REJECT:
+            registry.reject(version, who=word.who, why=f"rejected by {word.who}: {word.why}", run_id=run_id)
+        elif found.outcome is GateOutcome.PROMOTE:
+            why = "all checks of the gate passed"
+            why += "" if word is None else f"; approved by {word.who}: {word.why}"
+            speaker = word.who if word else who
+            promote_version(
+                ctx.config, ctx.state, version, who=speaker, why=why, run_id=run_id, measured_against=ctx.champion_id
+            )
         else:
             open_checks = ", ".join(f"{check.name}: {check.status}" for check in found.checks if check.status != "pass")
             registry.reject(version, who=who, why=open_checks, run_id=run_id)
-        return {"outcome": str(found.outcome), "candidate": version}
+        promoted = registry.aliases().get("champion") == version
+        return {"outcome": str(found.outcome), "candidate": version, "promoted": promoted}
 
-    return ctx.run.run_stage(PROMOTE, {"who": who}, input_digests(ctx, DECIDE, EVALUATE, TRAIN), body)
+    config = {"who": who, "word": None if word is None else word.to_dict()}
+    return ctx.run.run_stage(PROMOTE, config, input_digests(ctx, DECIDE, EVALUATE, TRAIN), body)
 
 
 def register_candidate(ctx: RunContext) -> str:
-    """Put the run's candidate into the registry (once) and return its version id."""
+    """Put the run's candidate into the registry (once), with lineage and card, and return its version id."""
     evaluated = ctx.run.stage(EVALUATE)
+    facts = _card_facts(ctx)
     version = ctx.state.registry.register(
         name=ctx.config.student.name,
         base_model=ctx.config.student.base_model,
@@ -195,9 +269,32 @@ def register_candidate(ctx: RunContext) -> str:
         verifier=read_json(evaluated / "verifier.json"),
         report=evaluated / "report.json",
         run_id=ctx.run.run_id,
+        lineage=facts.lineage,
+        card=lambda version: model_card(version, facts),
         why=f"trained by run {ctx.run.run_id}",
     )
     return version.id
+
+
+def _card_facts(ctx: RunContext) -> CardFacts:
+    built, trained = ctx.run.manifest(BUILD), ctx.run.manifest(TRAIN)
+    counts = {**(built.counts if built else {}), **(trained.counts if trained else {})}
+    plain = {name: value for name, value in counts.items() if isinstance(value, int | float)}
+    return CardFacts(
+        lineage=Lineage(
+            data_digest=digest_json(built.outputs) if built else None,
+            code_commit=trained.commit if trained else None,
+            base_revision=ctx.config.student.revision,
+            config_digest=digest_json(ctx.config.dump()),
+            report_digest=digest_file(ctx.run.stage(EVALUATE) / "report.json"),
+        ),
+        report=load_report(ctx.run.stage(EVALUATE)),
+        decision=load_decision(ctx),
+        data=plain,
+        teacher=ctx.config.flagship.model,
+        teacher_permission=ctx.config.training_set.teacher_permission or None,
+        base_licence=None,
+    )
 
 
 def _candidate_answers(ctx: RunContext, arm: Arm, queries: list[Query]) -> list[Answer]:

@@ -1,6 +1,7 @@
 """The command line: `cascade-distill --help`.
 
-Exit status: 0 done (and, of `run`, promoted), 2 a message for the user, 3 the gate rejected, 4 the gate could not tell.
+Exit status: 0 done (and, of `run`, promoted), 2 a message for the user, 3 the gate (or a person) rejected, 4 the gate
+could not tell, 5 the candidate waits for approval, 6 `verify` found a difference.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, loop, privacy, registry, traffic
+from flows.commands import checks, gate, loop, privacy, registry, traffic
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -30,6 +31,10 @@ COMMANDS = (
     loop.run,
     loop.compare,
     loop.report,
+    gate.verify,
+    gate.simulate,
+    gate.approve,
+    gate.reject,
     registry.promote,
     registry.rollback,
     registry.status,

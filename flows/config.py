@@ -22,6 +22,7 @@ from clustering.target import TargetConfig
 from finetune.lora import TrainConfig
 from finetune.training_set import TrainingSetConfig
 from promotion.gate import GatePolicy
+from promotion.rollout import RolloutConfig
 
 
 class _Strict(BaseModel):
@@ -102,6 +103,18 @@ class RunConfig(_Strict):
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
+    approval_timeout_s: float = Field(7 * 86400.0, gt=0)
+    """How long a flow under a Prefect server pauses for a person's word; `approve` and `reject` work after it too."""
+    preference_judge: OpenAITierConfig | None = None
+    """A model that compares what champion and candidate served, asked both ways round; None: graded alone."""
+    rollout: RolloutConfig | None = None
+    """Fleet of servers that a promoted adapter is brought to; None: only the registry's alias moves."""
+
+    @model_validator(mode="after")
+    def _a_fleet_is_asked_somehow(self) -> RunConfig:
+        if self.rollout is not None and self.cheap is None:
+            raise ValueError("rollout names a fleet, and cheap does not say how it is asked: set cheap too")
+        return self
 
     @field_validator("traces", "registry")
     @classmethod

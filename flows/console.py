@@ -15,6 +15,7 @@ from cascade.cost import cost_per_completed
 from cascade.ingest import Ingested
 from cascade.recorded import Usage
 from cascade.verifiers import ScorerAccount
+from flows.canary import CanaryResult
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.forget import ForgetPlan
@@ -23,6 +24,7 @@ from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_cluste
 from flows.rundir import read_json
 from flows.serve import Replay
 from flows.summary import as_served, cluster_rows, flagship_cost_per_1000, metric_rows
+from promotion.approval import needs_word
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 COLOURS = {"promote": "green", "pass": "green", "reject": "red", "fail": "red"}
@@ -185,7 +187,11 @@ def print_decision(ctx: RunContext) -> None:
     table("The gate", rows)
     promoted = ctx.run.manifest(PROMOTE)
     aliases = ctx.state.registry.aliases()
-    tail = f"champion is {aliases.get('champion')}" + ("" if promoted else " (dry run: nothing was changed)")
+    tail = f"champion is {aliases.get('champion')}"
+    if promoted is None:
+        waits = needs_word(found, ctx.config.gate) and "candidate" in aliases
+        word = f"waits for `approve {ctx.run.run_id}` or `reject {ctx.run.run_id}`"
+        tail += f" ({word})" if waits else " (dry run: nothing was changed)"
     colour = COLOURS.get(str(found.outcome), "yellow")
     say(f"[bold {colour}]{found.outcome.upper()}[/]: {tail}")
     if found.n_needed:
@@ -260,6 +266,27 @@ def print_status(state: State, runs: Path) -> None:
     table("History", history)
     folders = sorted(path.parent for path in runs.glob("*/run.json"))
     table("Runs", [{"run": f.name, "reached": _reached(f)} for f in folders])
+
+
+def print_canary(done: CanaryResult) -> None:
+    """How a candidate did on its share of the traffic."""
+    say(f"{done.n_candidate} queries went to {done.candidate}, {done.n_champion} to {done.champion}: {done.sentence}")
+    if done.taken_back_after is not None:
+        say(f"[bold red]taken back[/] after {done.taken_back_after} queries: {done.champion} served the rest")
+    elif done.standing == "not worse":
+        say(f"[bold green]not worse[/]: `promote {done.candidate}` gives it all traffic")
+    else:
+        say("nothing is shown yet: give it more traffic")
+
+
+def print_card(state: State, version: str) -> None:
+    """A version's model card; its lineage where it was registered without one."""
+    found = state.registry.resolve(version)
+    card = state.registry.card(found.id)
+    if card is None:
+        say(f"{found.id} ({found.serving_name}) was registered without a model card")
+    else:
+        print(card, end="")
 
 
 def _reached(folder: Path) -> str:

@@ -77,6 +77,15 @@ class RunContext:
         budget = Budget(self.config.budget_usd)
         return Buyer(self.flagship, self.prices, self.state.answers, budget, run_id=self.run.run_id)
 
+    def judge_buyer(self) -> Buyer | None:
+        """Buys the pairwise judge's verdicts from what is left of the run's budget; None without a judge."""
+        judge = self.config.preference_judge
+        if judge is None:
+            return None
+        # A new budget restores all that the run has spent, with the flagship and with the judge.
+        budget = Budget(self.config.budget_usd)
+        return Buyer(OpenAITier(judge), self.prices, self.state.answers, budget, run_id=self.run.run_id)
+
     def champion(self) -> Version:
         """The version that the run tries to beat: the champion of its first start."""
         return self.state.registry.resolve(self.champion_id)

@@ -12,6 +12,7 @@ from pathlib import Path
 from cascade.client import list_models
 from cascade.cost import PriceTable
 from cascade.errors import CascadeDistillError, ConfigError
+from cascade.fleet import Replica
 from cascade.local import LocalTier, accelerator_name
 from cascade.trace import Query
 from clustering.embed import embed_texts
@@ -40,6 +41,7 @@ def check_all(config: RunConfig) -> list[CheckResult]:
         ("prices", _prices),
         ("state folder", _state),
         ("champion", _champion),
+        *([("fleet", _fleet)] if config.rollout is not None else []),
     ]
     return [_checked(name, check, config) for name, check in checks]
 
@@ -109,3 +111,13 @@ def _champion(config: RunConfig) -> str:
         return "none yet: `replay` calibrates and registers the base model"
     champion = registry.resolve("champion")
     return f"{champion.id}, adapter {(champion.adapter_digest or 'none')[:12]}"
+
+
+def _fleet(config: RunConfig) -> str:
+    assert config.rollout is not None
+    found, key_env = [], config.rollout.api_key_env
+    for url in config.rollout.replicas:
+        with Replica(url, key=os.environ.get(key_env) if key_env else None, timeout_s=10.0) as replica:
+            adapters = [served.name for served in replica.models() if served.parent]
+        found.append(f"{url}: {', '.join(adapters) or 'no adapter yet'}")
+    return "; ".join(found)

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow, pause_flow_run, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FlowPauseTimeout
+from prefect.input import RunInput
+from prefect.settings import PREFECT_API_URL
 
 from flows import assess, stages
+from flows.approval import speak
 from flows.config import RunConfig
 from flows.context import open_run, start_run
 from flows.records import EVALUATE, load_clusters, load_decision
 from flows.report import write_report
 from flows.summary import before_after_rows, cluster_rows
+from promotion.approval import Word
 
 WHO = "flow improve"
 
@@ -80,6 +85,29 @@ def decide_and_promote(run_root: str, dry_run: bool) -> str:
     return run_root
 
 
+class Say(RunInput):
+    """What a person is asked for in Prefect's interface."""
+
+    word: Word
+    who: str
+    why: str
+
+
+def ask_a_person(root: str, timeout_s: float) -> None:
+    """Pause the flow for a person's word, where a server is there to ask; without one `approve` and `reject` do it.
+
+    No answer within `timeout_s` leaves the candidate waiting: the flow ends, and the commands still work.
+    """
+    ctx = open_run(Path(root))
+    if PREFECT_API_URL.value() is None or not assess.awaits_word(ctx):
+        return
+    try:
+        said = pause_flow_run(wait_for_input=Say, timeout=int(timeout_s))
+    except FlowPauseTimeout:
+        return
+    speak(ctx, said.word, said.who, said.why)
+
+
 @task(cache_policy=NO_CACHE)
 def publish_report(run_root: str) -> str:
     """The HTML report and the decision with its reasons."""
@@ -106,4 +134,6 @@ def improve(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
     ):
         step(root)
     decide_and_promote(root, dry_run)
+    if not dry_run:
+        ask_a_person(root, config.approval_timeout_s)
     return publish_report(root)

@@ -15,9 +15,10 @@ from cascade.trace import Answer, Trace, Verdict, answer_from_dict, trace_from_d
 from clustering.cluster import Clustering
 from clustering.collect import Escalation, collect_escalations
 from clustering.describe import Cluster
-from evaluation.report import EvaluationReport
+from evaluation.report import EvaluationReport, SolvedCluster
 from flows.context import RunContext
-from flows.rundir import read_json, read_jsonl, write_jsonl
+from flows.rundir import digest_file, read_json, read_jsonl, write_jsonl
+from promotion.approval import Approval
 from promotion.gate import Decision
 
 COLLECT, BASELINE, CLUSTER, BUILD = "01-collect", "02-baseline", "03-cluster", "04-build"
@@ -80,6 +81,31 @@ def load_verdicts(folder: Path) -> dict[str, Verdict]:
 def load_report(folder: Path) -> EvaluationReport:
     """The evaluation report of a stage folder."""
     return EvaluationReport.from_dict(read_json(folder / "report.json"))
+
+
+def load_solved(ctx: RunContext) -> list[SolvedCluster]:
+    """Clusters that earlier runs solved, with the held-out queries near them; none where no history is kept."""
+    path = ctx.run.stage(CLUSTER) / "solved.jsonl"
+    return TypeAdapter(list[SolvedCluster]).validate_python(read_jsonl(path)) if path.exists() else []
+
+
+def approval_path(ctx: RunContext) -> Path:
+    """Where a person's word on the run's candidate is kept."""
+    return ctx.run.root / "approval.json"
+
+
+def decision_digest(ctx: RunContext) -> str:
+    """Digest of the run's decision, which a person's word is about."""
+    return digest_file(ctx.run.stage(DECIDE) / "decision.json")
+
+
+def load_approval(ctx: RunContext) -> Approval | None:
+    """A person's word on the run's decision as it stands; None while there is none."""
+    path = approval_path(ctx)
+    if not path.exists():
+        return None
+    found = Approval.from_dict(read_json(path))
+    return found if found.decision == decision_digest(ctx) else None
 
 
 def load_decision(ctx: RunContext) -> Decision:

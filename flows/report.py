@@ -26,7 +26,7 @@ from flows.records import (
     load_escalations,
     load_report,
 )
-from flows.rundir import read_json, read_jsonl, write_text
+from flows.rundir import Manifest, read_json, read_jsonl, write_text
 from flows.summary import as_served, flagship_cost_per_1000, metric_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,15 +76,21 @@ def _decision(ctx: RunContext) -> dict[str, Any]:
     promoted = ctx.run.manifest(PROMOTE)
     candidate = promoted.counts["candidate"] if promoted else "the candidate"
     sentence = {
-        "promote": f"{candidate} serves as champion; {ctx.champion_id} is kept as previous."
-        if promoted
-        else "the candidate passed every check (dry run: nothing was changed).",
+        "promote": _promoted_sentence(ctx, candidate, promoted),
         "reject": f"{ctx.champion_id} stays champion.",
         "inconclusive": f"{ctx.champion_id} stays champion; "
         + (f"about {found.n_needed} held-out queries would settle it." if found.n_needed else "the data do not tell."),
     }[str(found.outcome)]
     checks = [{"name": c.name, "status": str(c.status), "reason": c.sentence} for c in found.checks]
     return {"outcome": str(found.outcome), "sentence": sentence, "checks": checks}
+
+
+def _promoted_sentence(ctx: RunContext, candidate: str, promoted: Manifest | None) -> str:
+    if promoted is None:
+        return "the candidate passed every check (not promoted: a dry run, or it waits for a person's word)."
+    if not promoted.counts.get("promoted", True):
+        return f"{candidate} passed every check and was rejected by a person; {ctx.champion_id} stays champion."
+    return f"{candidate} serves as champion; {ctx.champion_id} is kept as previous."
 
 
 def _evaluation(ctx: RunContext) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,12 +11,16 @@ from cascade.cascade import Cascade, ServeReport, cold_start
 from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import InputError
+from cascade.fleet import FleetTier
+from cascade.live import Live
 from cascade.local import LocalTier
 from cascade.purchase import Budget, Buyer
+from cascade.tiers import SamplingTier
 from cascade.trace import Query
 from cascade.traffic import read_traffic, write_rejected
 from flows.config import RunConfig
 from flows.context import State, open_state
+from flows.deploy import served_name
 from flows.verifying import keep, toolbox
 from promotion.registry import Version
 
@@ -46,23 +50,18 @@ def replay_traffic(config: RunConfig, traffic: Path, progress: bool = True) -> R
     if not file.queries:
         raise InputError(f"{traffic} holds no usable query ({len(file.rejected)} rejected rows): see {rejected_path}")
     queries, n_cold = file.queries, 0
-    buyer = _serving_buyer(config, state)
+    buyer = serving_buyer(config, state)
     if "champion" not in state.registry.aliases():
         n_cold = _cold_start(config, state, buyer, queries)
     champion = state.registry.resolve("champion")
     calibrated_until = _cold_start_until(state)
     queries = [q for q in queries if calibrated_until is None or q.time > calibrated_until]
-    cheap = cheap_tier(config, champion)
-    tools = toolbox(config, lambda: cheap)
-    cascade = Cascade(
-        cheap=cheap,
-        verifier=tools.open(champion.verifier) if champion.verifier else None,
-        flagship=buyer,
-        prices=PriceTable.from_yaml(config.prices),
-        version=champion.id,
-        audit_rate=config.serve.audit_rate,
-        seed=config.seed,
+    live = Live(
+        lambda: state.registry.aliases()["champion"],
+        lambda version: cascade_of(config, state, buyer, state.registry.resolve(version)),
+        background=config.rollout is None,  # a fleet has it loaded before the alias moves
     )
+    cascade = replace(live(), follow=live)
     served = cascade.serve(queries, state.traces, config.serve.chunk, progress=progress)
     return Replay(served, champion.id, n_cold, len(file.rejected), rejected_path)
 
@@ -73,11 +72,33 @@ def _cold_start_until(state: State) -> datetime | None:
     return datetime.fromisoformat(times[-1]) if times else None
 
 
-def cheap_tier(config: RunConfig, champion: Version) -> OpenAITier | LocalTier:
-    """Where cheap answers come from: the configured endpoint, else the student in this process."""
+def cascade_of(config: RunConfig, state: State, buyer: Buyer, version: Version) -> Cascade:
+    """The cascade that serves a version: its model, the verifier fitted to it, and its name, together."""
+    cheap = cheap_tier(config, version)
+    return Cascade(
+        cheap=cheap,
+        verifier=toolbox(config, lambda: sampler(cheap)).open(version.verifier) if version.verifier else None,
+        flagship=buyer,
+        prices=PriceTable.from_yaml(config.prices),
+        version=version.id,
+        audit_rate=config.serve.audit_rate,
+        seed=config.seed,
+    )
+
+
+def cheap_tier(config: RunConfig, champion: Version) -> OpenAITier | FleetTier | LocalTier:
+    """Where cheap answers come from: the fleet or the endpoint that is configured, else the student in this process."""
+    if config.rollout is not None and config.cheap is not None:
+        name = served_name(config, champion)
+        return FleetTier(config.cheap, config.rollout.replicas, lambda: name)
     if config.cheap is not None:
         return OpenAITier(config.cheap)
     return LocalTier(config.student.model_copy(update={"adapter": champion.adapter}))
+
+
+def sampler(tier: OpenAITier | FleetTier | LocalTier) -> SamplingTier:
+    """The tier to draw self-consistency samples from."""
+    return tier.sampler() if isinstance(tier, FleetTier) else tier
 
 
 def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Query]) -> int:
@@ -92,7 +113,7 @@ def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Que
         verifier=None, report=None, run_id=None, created="",
     )  # fmt: skip
     cheap = cheap_tier(config, base)
-    tools = toolbox(config, lambda: cheap)
+    tools = toolbox(config, lambda: sampler(cheap))
     verifier = cold_start(
         first,
         cheap,
@@ -117,7 +138,7 @@ def _cold_start(config: RunConfig, state: State, buyer: Buyer, queries: list[Que
     return len(first)
 
 
-def _serving_buyer(config: RunConfig, state: State) -> Buyer:
+def serving_buyer(config: RunConfig, state: State) -> Buyer:
     """Serving escalates whatever the verifier rejects; the budget of a run does not bind it."""
     tier = OpenAITier(config.flagship)
     return Buyer(tier, PriceTable.from_yaml(config.prices), state.answers, Budget(math.inf), run_id="serving")

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from cascade.database import connect, reading, writing
 
-__all__ = ["ALIASES", "HISTORY", "METADATA", "VERSIONS", "connect", "reading", "writing"]
+__all__ = ["ALIASES", "HISTORY", "LINEAGE", "METADATA", "VERSIONS", "connect", "reading", "writing"]
 
 METADATA = sa.MetaData()
 VERSIONS = sa.Table(
@@ -42,10 +42,21 @@ HISTORY = sa.Table(
     sa.Column("run_id", sa.String),
     sqlite_autoincrement=True,
 )
+LINEAGE = sa.Table(
+    "lineage",
+    METADATA,
+    sa.Column("number", sa.ForeignKey("versions.number"), primary_key=True),
+    sa.Column("data_digest", sa.String),
+    sa.Column("code_commit", sa.String),
+    sa.Column("base_revision", sa.String),
+    sa.Column("config_digest", sa.String),
+    sa.Column("report_digest", sa.String),
+    sa.Column("card", sa.Text),
+)
 _REFUSE = (
     "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{why}'; END $$"
 )
-for _table in (VERSIONS, HISTORY):
+for _table in (VERSIONS, HISTORY, LINEAGE):
     _why = f"{_table.name} is append-only"
     _refuse = sa.DDL(_REFUSE.format(name=f"{_table.name}_refuse", why=_why))  # type: ignore[no-untyped-call]
     sa.event.listen(_table, "after_create", _refuse.execute_if(dialect="postgresql"))

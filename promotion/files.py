@@ -87,3 +87,21 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder to a name of its own, whole or not at all; a copy that is there already is replaced."""
+    if not source.is_dir():
+        raise RegistryError(f"adapter folder {source} is missing: register the version again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
+    incoming = _temporary(target.parent)
+    shutil.copytree(source, incoming)
+    _sync_tree(incoming)
+    aside = _temporary(target.parent) if target.exists() else None
+    if aside is not None:
+        target.rename(aside)
+    incoming.rename(target)
+    _sync_folder(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside)

@@ -10,59 +10,21 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from cascade.errors import RegistryError
-from promotion.database import ALIASES, HISTORY, METADATA, VERSIONS, connect, reading, writing
+from cascade.errors import PromotionConflict, RegistryError
+from promotion.database import ALIASES, HISTORY, LINEAGE, METADATA, VERSIONS, connect, reading, writing
 from promotion.files import adopt_folder, folder_digest
+from promotion.versions import Alias, HistoryEntry, Lineage, Version, version_to_dict
 
-Alias = Literal["champion", "previous", "candidate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What serves: a base model, perhaps an adapter, and the verifier fitted to both."""
-
-    id: str
-    """"v1", "v2", ... in the order of registration."""
-    name: str
-    base_model: str
-    adapter: Path | None
-    """Folder inside the registry; None: the base model alone."""
-    adapter_digest: str | None
-    verifier: dict[str, Any] | None
-    """`Verifier.to_dict()`; None: not calibrated yet, everything escalates."""
-    report: str | None
-    run_id: str | None
-    created: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def serving_name(self) -> str:
-        """A name that no other version will ever have, for traces and for a server's list of models."""
-        return f"{self.name}-{self.id}" + (f"-{self.adapter_digest[:8]}" if self.adapter_digest else "")
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One change: "register", "promote", "rollback" or "reject"."""
-
-    id: int
-    time: str
-    action: str
-    version: str
-    replaced: str | None
-    """Champion before, for a promotion or a rollback."""
-    who: str
-    why: str
-    run_id: str | None
+__all__ = ["Alias", "HistoryEntry", "Lineage", "Registry", "Version", "version_to_dict"]
 
 
 class Registry:
@@ -91,10 +53,15 @@ class Registry:
         report: Path | str | None = None,
         run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        lineage: Lineage | None = None,
+        card: Callable[[Version], str] | None = None,
         who: str = "cascade-distill",
         why: str = "registered",
     ) -> Version:
         """Add a version and point the alias "candidate" at it.
+
+        Its lineage and its model card (Markdown, written by `card` once the version's id is known) are stored with it
+        in the same transaction, and never change.
 
         The adapter folder is copied, so the caller's may go. The same content registered again by the
         same run (one that was killed and started again) returns the version that is there. Raises
@@ -117,15 +84,21 @@ class Registry:
             insert = VERSIONS.insert().values(**row, created=_now()).returning(VERSIONS.c.number)
             number = int(connection.execute(insert).scalar_one())
             _point(connection, "candidate", number)
+            version = self._version(connection, number)
+            made_of = {**asdict(lineage or Lineage()), "card": card(version) if card else None}
+            connection.execute(LINEAGE.insert().values(number=number, **made_of))
             _log(connection, "register", number=number, replaced=None, who=who, why=why, run_id=run_id)
-            return self._version(connection, number)
+            return version
 
-    def promote(self, version: str, *, who: str, why: str, run_id: str | None = None) -> Version:
+    def promote(
+        self, version: str, *, who: str, why: str, run_id: str | None = None, measured_against: str | None = None
+    ) -> Version:
         """Make a version the champion and the champion the previous one, in one transaction.
 
         Nothing changes, and nothing is logged, when it is the champion already, or when this run has
         promoted it before (a resumed run does not undo a rollback). Raises RegistryError when the
-        version is unknown or its files are damaged.
+        version is unknown or its files are damaged, and PromotionConflict when the champion is no longer the
+        one that it was `measured_against`: of two promotions at once one wins, and the other is told so.
         """
         number = _number(version)
         self._verify(self.get(version))
@@ -133,6 +106,12 @@ class Registry:
             champion = _target(connection, "champion")
             if champion == number or _promoted_by(connection, number, run_id):
                 return self._version(connection, number)
+            if measured_against is not None and champion != _number(measured_against):
+                now = "nothing" if champion is None else f"v{champion}"
+                raise PromotionConflict(
+                    f"{version} was measured against {measured_against}, but {now} is champion now: "
+                    f"evaluate it against {now} before promoting it"
+                )
             if champion is not None:
                 _point(connection, "previous", champion)
             _point(connection, "champion", number)
@@ -180,6 +159,16 @@ class Registry:
         with reading(self._engine) as connection:
             return self._version(connection, _number(version))
 
+    def lineage(self, version: str) -> Lineage:
+        """What a version was made of; all None for one of an older registry."""
+        row = self._made_of(version)
+        return Lineage() if row is None else Lineage(**{name: getattr(row, name) for name in Lineage.__slots__})
+
+    def card(self, version: str) -> str | None:
+        """A version's model card in Markdown, as it was written at registration; None without one."""
+        row = self._made_of(version)
+        return None if row is None or row.card is None else str(row.card)
+
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
         with reading(self._engine) as connection:
@@ -217,6 +206,12 @@ class Registry:
             raise RegistryError(f'the registry has no "{alias}" (known: {known}): register and promote one')
         return self._from_row(row)
 
+    def _made_of(self, version: str) -> Any:
+        self.get(version)  # tells of a version that does not exist
+        with reading(self._engine) as connection:
+            query = LINEAGE.select().where(LINEAGE.c.number == _number(version))
+            return connection.execute(query).one_or_none()
+
     def _version(self, connection: Connection, number: int) -> Version:
         row = connection.execute(VERSIONS.select().where(VERSIONS.c.number == number)).one_or_none()
         if row is None:
@@ -252,11 +247,6 @@ class Registry:
             raise RegistryError(f"{version.id}: its adapter folder {version.adapter} is gone: restore it or roll back")
         if folder_digest(version.adapter) != version.adapter_digest:
             raise RegistryError(f"{version.id}: its adapter {version.adapter} was changed: restore it or roll back")
-
-
-def version_to_dict(version: Version) -> dict[str, Any]:
-    """JSON-ready form, for manifests and the command line."""
-    return {**asdict(version), "adapter": None if version.adapter is None else str(version.adapter)}
 
 
 def _target(connection: Connection, alias: str) -> int | None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cascade.errors import RegistryError
-from promotion.files import adopt_folder, folder_digest
+from promotion.files import adopt_folder, copy_whole, folder_digest
 
 
 def folder(path, **files):
@@ -51,3 +51,19 @@ def test_unfinished_copies_are_swept_only_when_old(tmp_path):
 def test_nothing_to_adopt(tmp_path, make):
     with pytest.raises(RegistryError, match="missing or empty"):
         adopt_folder(make(tmp_path), tmp_path / "store")
+
+
+def test_a_folder_is_copied_to_a_name_whole_and_replaced_whole(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "out" / "name-v1"
+    source.mkdir()
+    (source / "weights").write_text("one")
+    copy_whole(source, target)
+    assert (target / "weights").read_text() == "one"
+    (source / "weights").write_text("two")
+    (source / "config").write_text("{}")
+    copy_whole(source, target)
+    assert folder_digest(target) == folder_digest(source)
+    assert [path.name for path in target.parent.iterdir()] == ["name-v1"]
+    with pytest.raises(RegistryError, match="is missing"):
+        copy_whole(tmp_path / "nowhere", target)
+    assert (target / "weights").read_text() == "two"

@@ -19,17 +19,24 @@ import pytest
 import yaml
 from labworld import ROOT, config_values, small_config, small_world
 
-from cascade.errors import BudgetExceeded
+from cascade.errors import BudgetExceeded, InputError, PromotionConflict
 from evaluation.report import EvaluationReport
 from flows import assess, stages
+from flows.approval import speak
+from flows.canary import replay_canary
 from flows.config import RunConfig
-from flows.context import RunContext, start_run
+from flows.context import RunContext, open_run, open_state, start_run
 from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, TRAIN, load_decision, load_labels, load_report
 from flows.report import write_report
 from flows.rundir import read_json, read_jsonl, write_jsonl
 from flows.serve import Replay, replay_traffic
+from flows.simulation import run_table
+from flows.verify import verify_run
 from lab.score import score_clusters
 from lab.world import World
+from promotion.approval import Word
+from promotion.online import Standing
+from promotion.simulate import Effect, simulate
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -220,3 +227,109 @@ def test_a_killed_run_resumes_and_buys_nothing_twice(tmp_path: Path) -> None:
 def test_the_report_record_round_trips(improved: RunContext) -> None:
     row = read_json(improved.run.stage(EVALUATE) / "report.json")
     assert json.loads(json.dumps(EvaluationReport.from_dict(row).to_dict())) == row
+
+
+def copied(improved: RunContext, folder: Path, **gate: object) -> RunContext:
+    """The finished run in folders of its own, under another policy."""
+    shutil.copytree(improved.config.state, folder / "state")
+    root = folder / "runs" / improved.run.run_id
+    shutil.copytree(improved.run.root, root)
+    shutil.rmtree(root / "08-promote", ignore_errors=True)
+    head = read_json(root / "run.json")
+    head["config"] |= {"state": str(folder / "state"), "runs": str(folder / "runs")}
+    head["config"]["gate"] |= gate
+    (root / "run.json").write_text(json.dumps(head))
+    return open_run(root)
+
+
+def test_a_decision_can_be_verified_and_a_changed_row_is_found(improved: RunContext, tmp_path: Path) -> None:
+    assert verify_run(improved) == []
+    changed = copied(improved, tmp_path)
+    path = changed.run.stage(EVALUATE) / "pairs.jsonl"
+    rows = read_jsonl(path)
+    for row in rows[:40]:
+        row["candidate"]["served_correct"] = 0.0
+    write_jsonl(path, rows)
+    found = verify_run(changed)
+    assert "06-evaluate/pairs.jsonl was changed after the stage wrote it" in found
+    assert any(line.startswith("report.overall.paired.quality_difference.value: stored") for line in found)
+    command = [sys.executable, "-m", "flows.cli", "verify", improved.run.run_id, "-c", str(tmp_path / "config.yaml")]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed.config.dump()))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr[-2000:]
+    assert "was changed after" in done.stdout
+
+
+def test_a_candidate_waits_for_a_person(improved: RunContext, tmp_path: Path) -> None:
+    for word, champion in ((Word.REJECT, improved.champion_id), (Word.APPROVE, None)):
+        ctx = copied(improved, tmp_path / word, approval="required")
+        assert ctx.state.registry.aliases().get("champion") == improved.champion_id
+        assess.decision(ctx)
+        assert assess.promote(ctx, "flow") is None and assess.awaits_word(ctx)
+        candidate = ctx.state.registry.resolve("candidate")
+        assert ctx.state.registry.aliases()["champion"] == improved.champion_id
+        assert "waits for" in _shown(ctx, tmp_path / word)
+        speak(ctx, word, "ana", "looked at twenty answers")
+        speak(ctx, word, "ana", "said once more")  # a word that was kept is not said anew
+        assert ctx.state.registry.resolve("champion").id == (champion or candidate.id)
+        entry = ctx.state.registry.history()[-1]
+        assert entry.who == "ana" and "looked at twenty answers" in entry.why
+        assert not assess.awaits_word(ctx)
+        with pytest.raises(InputError, match=f"was {word}d by ana"):
+            speak(ctx, Word.APPROVE if word is Word.REJECT else Word.REJECT, "bo", "the other way")
+        card = ctx.state.registry.card(candidate.id)
+        assert card is not None and "The gate said PROMOTE" in card
+        lineage = ctx.state.registry.lineage(candidate.id)
+        assert None not in (lineage.data_digest, lineage.config_digest, lineage.report_digest)
+    with pytest.raises(InputError, match="waits for no approval"):
+        speak(improved, Word.APPROVE, "ana", "not asked")
+
+
+def _shown(ctx: RunContext, folder: Path) -> str:
+    """What `report` prints of the run."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(ctx.config.dump()))
+    command = [sys.executable, "-m", "flows.cli", "report", ctx.run.run_id, "-c", str(folder / "config.yaml")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_of_two_runs_that_beat_the_same_champion_one_is_promoted(improved: RunContext, tmp_path: Path) -> None:
+    ctx = copied(improved, tmp_path)
+    registry = ctx.state.registry
+    other = registry.register(name="other", base_model="b", run_id="other")
+    registry.promote(other.id, who="bo", why="was quicker", measured_against=ctx.champion_id)
+    if load_decision(ctx).outcome == "promote":
+        with pytest.raises(PromotionConflict, match=f"was measured against {ctx.champion_id}, but {other.id}"):
+            assess.promote(ctx, "test")
+    assert registry.aliases()["champion"] == other.id
+
+
+def test_a_simulation_on_the_runs_rows(improved: RunContext) -> None:
+    rows = run_table(improved)
+    found = list(simulate(rows, improved.config.gate, Effect(0.3), n=rows.n, repetitions=30, resamples=500))[-1]
+    none = list(simulate(rows, improved.config.gate, Effect(0.0), n=rows.n, repetitions=30, resamples=500))[-1]
+    assert found.promoted.value >= 0.7
+    assert none.promoted.value <= 0.2
+
+
+def test_a_bad_candidate_on_a_share_of_traffic_is_taken_back(served: tuple[RunConfig, Replay], tmp_path: Path) -> None:
+    """The candidate is the champion with a verifier that accepts nothing: its users wait for the flagship."""
+    shutil.copytree(served[0].state, tmp_path / "state")
+    config = served[0].model_copy(update={"state": tmp_path / "state"})
+    assert config.traffic is not None
+    traffic = tmp_path / "traffic.jsonl"
+    rows = [{**row, "id": f"again-{row['id']}"} for row in read_jsonl(config.traffic)[:900]]
+    write_jsonl(traffic, rows)
+    state = open_state(config)
+    champion = state.registry.resolve("champion")
+    assert champion.verifier is not None
+    strict = {**champion.verifier, "calibration": {**champion.verifier["calibration"], "threshold": None}}
+    candidate = state.registry.register(name="c", base_model=champion.base_model, verifier=strict, run_id="strict")
+    config = config.model_copy(update={"serve": config.serve.model_copy(update={"chunk": 60})})
+    done = replay_canary(config, traffic, 0.3, progress=False)
+    assert done.standing is Standing.WORSE
+    assert done.taken_back_after is not None and done.taken_back_after < 900
+    assert "candidate" not in state.registry.aliases()
+    assert state.registry.history()[-1].who == "canary"
+    versions = Counter(t.cheap_version for t in state.traces.between(None, None) if t.query.id.startswith("again-"))
+    assert versions == {champion.id: done.n_champion, candidate.id: done.n_candidate}
+    assert done.n_candidate + done.n_champion == 900

@@ -1,13 +1,18 @@
 """The gate promotes savings, refuses harm, and asks for data when it cannot tell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cascade.errors import ConfigError
 from cascade.trace import Answer
+from evaluation.audit import AuditSlice
+from evaluation.intervals import tango_difference, weighted_rate
+from evaluation.judge import JudgedDifference
 from evaluation.metrics import MetricsConfig
 from evaluation.replay import PairedRow, Side
-from evaluation.report import build_report
+from evaluation.report import SolvedCluster, build_report
 from promotion.gate import Check, Decision, GateOutcome, GatePolicy, Status, decide
 
 FLAGSHIP = Answer("x", "large", 400, 60, None, "stop")
@@ -205,8 +210,11 @@ def test_a_worn_out_slice_does_not_promote():
     again = decide(report_of(rows, heldout_uses=2), GatePolicy())
     assert again.outcome is GateOutcome.INCONCLUSIVE
     shared = GatePolicy(heldout_decisions=2)
-    assert shared.spent_alpha == pytest.approx(0.025)
-    assert decide(report_of(rows, alpha=0.025, heldout_uses=2), shared).outcome is GateOutcome.PROMOTE
+    assert shared.alpha_at(2) == pytest.approx(0.05 / 4 / 1.25)
+    second = report_of(rows, alpha=shared.alpha_at(2), heldout_uses=2)
+    assert decide(second, shared).outcome is GateOutcome.PROMOTE
+    with pytest.raises(ConfigError, match="decision 1 of this held-out slice"):
+        decide(report_of(rows, alpha=shared.alpha_at(2)), shared)
 
 
 def test_a_report_at_another_level_is_refused():
@@ -226,3 +234,100 @@ def test_decide_is_pure():
     before = report.to_dict()
     assert decide(report, GatePolicy()) == decide(report, GatePolicy())
     assert report.to_dict() == before
+
+
+def test_a_cascade_dearer_than_the_flagship_is_refused():
+    rows = good_rows()
+    dear = [replace(r, flagship_cost_usd=(r.candidate.cost_usd or 0) * 0.9) for r in rows]
+    check = check_named(decide(report_of(dear), GatePolicy()), "cheaper than always the flagship")
+    assert check.status is Status.FAIL
+    assert decide(report_of(dear), GatePolicy()).outcome is GateOutcome.REJECT
+    assert decide(report_of(dear), GatePolicy(beat_flagship=False)).outcome is GateOutcome.PROMOTE
+    unknown = [replace(r, flagship_cost_usd=None) for r in rows]
+    assert (
+        check_named(decide(report_of(unknown), GatePolicy()), "cheaper than always the flagship").status
+        is Status.UNSURE
+    )
+
+
+@pytest.mark.parametrize(
+    ("cost", "status"), [(0.5, Status.PASS), (1.1, Status.UNSURE), (5.0, Status.FAIL), (None, Status.UNSURE)]
+)
+def test_payback_limit(cost, status):
+    # The candidate saves about 1.06 USD per 1,000 queries.
+    rows = good_rows()
+    saved = report_of(rows).overall.paired.saved_per_1000_usd
+    assert saved.low < 1.1 < saved.high
+    decision = decide(report_of(rows, run_cost_usd=cost), GatePolicy(max_payback_queries=1000))
+    assert check_named(decision, "pays back in time").status is status
+    assert all(c.name != "pays back in time" for c in decide(report_of(rows), GatePolicy()).checks)
+
+
+def solved_report(rows, harm):
+    """A solved cluster of 80 rows, in which the candidate escalates `harm` of what the champion no longer did."""
+    members = [f"{i}" for i in range(80)]
+    changed = []
+    for i, row in enumerate(rows):
+        if i < 80:
+            fine = Side(CHEAP, True, 0.9, True, 1.0, 1.0, 0.0002)
+            again = Side(CHEAP, True, 0.2, False, 1.0, 1.0, 0.0042)
+            changed.append(replace(row, champion=fine, candidate=again if i < 80 * harm else fine))
+        else:
+            changed.append(row)
+    return report_of(changed, solved=[SolvedCluster("L7", "returns, label", tuple(members))])
+
+
+def test_solved_clusters_must_stay_solved():
+    rows = good_rows()
+    assert all(c.name != "solved clusters stay solved" for c in decide(report_of(rows), GatePolicy()).checks)
+    kept = decide(solved_report(rows, 0.0), GatePolicy())
+    assert check_named(kept, "solved clusters stay solved").status is Status.PASS
+    assert kept.outcome is GateOutcome.PROMOTE
+    lost = decide(solved_report(rows, 0.5), GatePolicy())
+    check = check_named(lost, "solved clusters stay solved")
+    assert check.status is Status.FAIL
+    assert "returns, label (-50.0 points): it escalates again" in check.sentence
+    assert lost.outcome is GateOutcome.REJECT
+    some = check_named(decide(solved_report(rows, 0.15), GatePolicy()), "solved clusters stay solved")
+    assert some.status is Status.UNSURE
+    assert some.n_needed > len(rows)
+
+
+def audit(n_wrong, n, weights=None):
+    hits = [1.0] * n_wrong + [0.0] * (n - n_wrong)
+    return AuditSlice("v1", 50 * n, n, n_wrong, 0, weighted_rate(hits, weights or [50.0] * n, 0.9))
+
+
+def test_audit_bound():
+    rows = good_rows()
+    asked = GatePolicy(max_audit_false_accept=0.1)
+    for slice_, status in (
+        (audit(2, 100), Status.PASS),
+        (audit(8, 100), Status.UNSURE),
+        (audit(30, 100), Status.FAIL),
+        (AuditSlice("v1", 0, 0, 0, 0, None), Status.UNSURE),
+        (None, Status.UNSURE),
+    ):
+        decision = decide(report_of(rows, audit=slice_), asked)
+        assert check_named(decision, "audited answers right").status is status
+    assert decide(report_of(rows, audit=audit(30, 100)), GatePolicy()).outcome is GateOutcome.PROMOTE
+
+
+def judged(better, worse, n, missing=0):
+    found = tango_difference(better, worse, n - missing, 0.9)
+    return JudgedDifference("judge", n, better, worse, n - better - worse - missing, 0, missing, found, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("preference", "status"),
+    [
+        (judged(60, 50, 900), Status.PASS),
+        (judged(40, 75, 900), Status.UNSURE),
+        (judged(20, 150, 900), Status.FAIL),
+        (judged(60, 50, 900, missing=200), Status.UNSURE),
+    ],
+)
+def test_a_judge_that_prefers_the_champion_is_heard(preference, status):
+    decision = decide(report_of(good_rows(), judged=preference), GatePolicy())
+    assert check_named(decision, "judge prefers no less").status is status
+    assert (decision.outcome is GateOutcome.PROMOTE) == (status is Status.PASS)

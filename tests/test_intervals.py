@@ -12,9 +12,6 @@ from scipy.stats import binomtest, norm
 
 from cascade.errors import InputError
 from evaluation.intervals import (
-    bootstrap_mean,
-    bootstrap_ratio,
-    bootstrap_relative_cut,
     clopper_pearson,
     holm,
     pairs_needed,
@@ -98,59 +95,6 @@ def test_tango_is_ordered_symmetric_and_agrees_with_its_test(b, c, both, confide
         assert tango_p_less(b, c, n, there.high) == pytest.approx((1 - confidence) / 2, abs=1e-4)
 
 
-def flips(rng, n, share_flipped):
-    """Paired costs where the two sides escalate equally often and differ on a share of the rows."""
-    small, large = 0.0005 * rng.lognormal(0, 0.2, n), rng.lognormal(-4, 0.5, n)
-    before = rng.random(n) < 0.3
-    after, flipped, first = before.copy(), rng.random(n) < share_flipped, rng.random(n) < 0.5
-    before[flipped], after[flipped] = first[flipped], ~first[flipped]
-    return small + before * large, small + after * large
-
-
-@pytest.mark.parametrize("share_flipped", [0.01, 0.03, 0.2])
-def test_expanded_bootstrap_finds_no_saving_where_there_is_none(share_flipped):
-    rng = np.random.default_rng(11)
-    found = 0
-    for seed in range(800):
-        before, after = flips(rng, 300, share_flipped)
-        found += bootstrap_relative_cut(before, after, 0.9, resamples=300, seed=seed).low > 0
-    assert found / 800 <= 0.05 + 0.015  # two standard errors
-
-
-def test_coverage_of_bootstrap_intervals():
-    rng = np.random.default_rng(7)
-    covered = {"expanded": 0, "bca": 0, "percentile": 0}
-    truth = 1 - (0.2 * 2 + 0.1) / (0.3 * 2 + 0.1)
-    for seed in range(500):
-        draw, cost = rng.random(250), rng.gamma(4, 0.5, 250)  # mean cost 2 of an escalation
-        before = (draw < 0.3) * cost + 0.1
-        after = (draw < 0.2) * cost + 0.1
-        for method in covered:
-            it = bootstrap_relative_cut(before, after, 0.9, resamples=300, seed=seed, method=method)
-            covered[method] += it.low <= truth <= it.high
-    assert all(0.86 <= hits / 500 <= 0.945 for hits in covered.values()), covered
-
-
-def test_coverage_of_the_mean_bootstrap_on_graded_differences():
-    rng = np.random.default_rng(9)
-    hits = 0
-    for seed in range(500):
-        rows = np.where(rng.random(200) < 0.2, rng.uniform(-1, 0.6, 200), 0.0)
-        it = bootstrap_mean(rows, 0.95, resamples=300, seed=seed)
-        hits += it.low <= 0.2 * -0.2 <= it.high
-    assert 0.92 <= hits / 500 <= 0.98
-
-
-def test_bootstrap_is_seeded_and_keeps_equal_sides_at_zero():
-    before = np.linspace(0.1, 2.0, 50)
-    assert bootstrap_relative_cut(before, before * 0.8).value == pytest.approx(0.2)
-    same = bootstrap_relative_cut(before, before)
-    assert (same.low, same.value, same.high) == (0.0, 0.0, 0.0)
-    noisy = before[::-1]
-    assert bootstrap_ratio(noisy, before, seed=4) == bootstrap_ratio(noisy, before, seed=4)
-    assert bootstrap_ratio(noisy, before, seed=4) != bootstrap_ratio(noisy, before, seed=5)
-
-
 def test_holm_equals_the_worked_example():
     # p = 0.01, 0.04, 0.03, 0.005: x4 and x3 for the two smallest, then 0.03 x 2, then the running maximum.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -184,11 +128,6 @@ def test_smallest_n_is_smallest():
         lambda: clopper_pearson(0, 0),
         lambda: tango_difference(3, 3, 5),
         lambda: wilson(1, 2, 1.5),
-        lambda: bootstrap_mean([1.0]),
-        lambda: bootstrap_mean([1.0, math.nan]),
-        lambda: bootstrap_ratio([1.0, 2.0], [0.0, 0.0]),
-        lambda: bootstrap_ratio([1.0, 2.0], [1.0]),
-        lambda: bootstrap_ratio([1.0, 2.0], [1.0, 1.0], method="guess"),
         lambda: pairs_needed(0.1, 0.02, difference=-0.02),
     ],
 )

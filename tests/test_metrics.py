@@ -43,7 +43,7 @@ def test_numbers_by_hand():
     assert found.champion.ratio_to_flagship.value == pytest.approx(0.5)
     paired = found.paired
     assert (paired.n_better, paired.n_worse, paired.graded) == (2, 3, False)
-    assert paired.quality_difference == tango_difference(2, 3, 100, 0.95)
+    assert paired.quality_difference == tango_difference(2, 3, 100, 0.95, correction=0.5)
     assert paired.cost_saving.value == pytest.approx(1 - 300 / 500)
     assert paired.saved_per_1000_usd.value == pytest.approx(2000)
     assert paired.escalation_cut.value == pytest.approx(0.5)

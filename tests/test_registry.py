@@ -1,24 +1,17 @@
 """The registry: immutable versions, atomic aliases, nothing lost under SIGKILL."""
 
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from databases import DATABASES
 
-from cascade.errors import RegistryError
+from benchmarks.kill_registry import kill_writers, replay
+from cascade.errors import PromotionConflict, RegistryError
 from promotion.files import folder_digest
-from promotion.registry import Registry, version_to_dict
+from promotion.registry import Lineage, Registry, version_to_dict
 
 
 @pytest.fixture(params=DATABASES)
@@ -179,132 +172,76 @@ def test_registering_the_same_adapter_at_once_keeps_one_copy(tmp_path):
     assert [p.name for p in (tmp_path / "registry" / "adapters").iterdir()] == [versions[0].adapter_digest]
 
 
-WRITERS = """
-import os, random, signal, sys
-from pathlib import Path
-from promotion.registry import Registry
-folder = Path(sys.argv[1])
-
-def write(seed):
-    rng = random.Random(seed)
-    registry = Registry(f"sqlite:///{folder / 'registry.db'}", folder / "registry")
-    done = os.open(folder / f"done-{seed}", os.O_WRONLY | os.O_CREAT)
-    source = folder / f"adapter-{seed}"
-    source.mkdir()
-    for step in range(10_000):
-        who = f"{seed}.{step}"
-        if rng.random() < 0.6:
-            for part in range(4):
-                (source / f"part{part}").write_text(who * 5000)
-            version = registry.register(name="s", base_model="b", adapter=source, who=who, why="more")
-            os.write(done, f"register {who}\\n".encode())
-            registry.promote(version.id, who=who, why="better")
-            os.write(done, f"promote {who}\\n".encode())
-        else:
-            registry.rollback(who=who, why="worse")
-            os.write(done, f"rollback {who}\\n".encode())
-
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            write(int(line))
-        except BaseException as error:
-            (folder / f"failed-{line.strip()}").write_text(repr(error))
-        finally:
-            os._exit(1)
-    print(pid, flush=True)
-"""
-
-
-def wait_for_steps(path, steps):
-    while not path.exists() or path.read_text().count("\n") < steps:
-        assert not list(path.parent.glob("failed-*"))
-        time.sleep(0.002)
-
-
-def kill_writers(folder, rounds, at_once, rng):
-    """Start writers and SIGKILL each at a random moment; yields after every round."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", WRITERS, str(folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
-    with subprocess.Popen(command, text=True, env=environment, **pipes) as parent:
-        try:
-            for round_ in range(rounds):
-                pids = []
-                for writer in range(at_once):
-                    parent.stdin.write(f"{round_ * at_once + writer}\n")
-                    parent.stdin.flush()
-                    pids.append(int(parent.stdout.readline()))
-                for writer, pid in enumerate(pids):
-                    wait_for_steps(folder / f"done-{round_ * at_once + writer}", rng.randrange(4))
-                    time.sleep(rng.uniform(0.0, 0.05))
-                    os.kill(pid, signal.SIGKILL)
-                yield
-        finally:
-            os.killpg(parent.pid, signal.SIGKILL)
-
-
-def replay(history):
-    """The aliases that the history alone implies."""
-    aliases = {}
-    for entry in history:
-        if entry.action == "register":
-            aliases["candidate"] = entry.version
-        elif entry.action == "promote":
-            assert entry.replaced == aliases.get("champion")
-            if entry.replaced:
-                aliases["previous"] = entry.replaced
-            aliases["champion"] = entry.version
-            if aliases.get("candidate") == entry.version:
-                del aliases["candidate"]
-        elif entry.action == "rollback":
-            assert (entry.replaced, entry.version) == (aliases["champion"], aliases["previous"])
-            aliases["champion"], aliases["previous"] = entry.version, entry.replaced
-    return aliases
-
-
 def test_sigkill_at_any_moment_leaves_a_whole_registry(tmp_path):
+    found = kill_writers(42, tmp_path)
+    assert found.problems == ()
+    assert found.kills == 42
+    assert found.acknowledged > 30
+    assert found.champions_seen > 1
+    assert found.reads > 10
+    assert len(found.kinds) >= 3
+
+
+def test_the_check_after_kills_can_fail(tmp_path):
     registry = open_registry(tmp_path)
     for content in ("a", "b"):
         registry.promote(register(registry, adapter=adapter_folder(tmp_path, content)).id, **BY)
-    seen, broken = set(), []
-    done = threading.Event()
-
-    def read():
-        reader = open_registry(tmp_path)
-        while not done.is_set():
-            try:
-                seen.add(reader.resolve("champion").id)
-                reader.resolve("previous")
-            except Exception as error:
-                broken.append(repr(error))
-        reader.close()
-
-    reader_thread = threading.Thread(target=read)
-    reader_thread.start()
-    rounds = 0
-    with closing(kill_writers(tmp_path, rounds=14, at_once=3, rng=random.Random(17))) as killed:
-        try:
-            for _ in killed:
-                replay(registry.history())
-                rounds += 1
-        finally:
-            done.set()
-            reader_thread.join()
-    history = registry.history()
-    assert broken == []
-    assert not list(tmp_path.glob("failed-*"))
-    acknowledged = {tuple(line.split()) for path in tmp_path.glob("done-*") for line in path.read_text().splitlines()}
-    assert acknowledged <= {(entry.action, entry.who) for entry in history}
-    assert replay(history) == registry.aliases()
-    assert [entry.id for entry in history] == list(range(1, len(history) + 1))
-    for version in registry.versions():
-        assert registry.resolve(version.id) == version
-    for folder in (tmp_path / "registry" / "adapters").iterdir():
-        assert folder.name.startswith(".incoming-") or folder_digest(folder) == folder.name
-    assert rounds == 14
-    assert len(acknowledged) > 30
-    assert len(seen) > 1
+    assert replay(registry.history()) == registry.aliases()
+    with pytest.raises(ValueError, match="line 4 replaced v1, champion was None"):
+        replay([registry.history()[0], *registry.history()[2:]])
     registry.close()
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(tmp_path):
+    registry = open_registry(tmp_path)
+    for content in ("a", "b", "c"):
+        register(registry, adapter=adapter_folder(tmp_path, content))
+    registry.promote("v1", **BY)
+
+    def promote(version):
+        mine = open_registry(tmp_path)
+        try:
+            return mine.promote(version, measured_against="v1", **BY).id
+        except PromotionConflict as error:
+            return str(error)
+        finally:
+            mine.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(promote, ("v2", "v3")))
+    won = [r for r in results if r in ("v2", "v3")]
+    lost = next(r for r in results if r not in won)
+    assert len(won) == 1
+    assert f"was measured against v1, but {won[0]} is champion now" in lost
+    assert registry.aliases()["champion"] == won[0]
+    assert registry.aliases()["previous"] == "v1"
+    assert [e.action for e in registry.history()].count("promote") == 2
+    registry.close()
+
+
+def test_lineage_and_card_are_kept_and_never_change(registry, tmp_path):
+    lineage = Lineage(data_digest="d1", code_commit="abc", config_digest="c1", report_digest="r1")
+    version = register(
+        registry, adapter=adapter_folder(tmp_path), lineage=lineage, card=lambda v: f"# {v.serving_name}\n"
+    )
+    assert registry.lineage(version.id) == lineage
+    assert registry.card(version.id) == f"# {version.serving_name}\n"
+    plain = register(registry)
+    assert registry.lineage(plain.id) == Lineage()
+    assert registry.card(plain.id) is None
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'registry.db'}")
+    with engine.connect() as connection, pytest.raises(sa.exc.IntegrityError, match="append-only"):
+        connection.execute(sa.text("UPDATE lineage SET card = 'better'"))
+    engine.dispose()
+    with pytest.raises(RegistryError, match="v9 is not in the registry"):
+        registry.card("v9")
+
+
+def test_a_card_that_cannot_be_written_registers_nothing(registry):
+    def broken(_):
+        raise ValueError("no report")
+
+    with pytest.raises(ValueError, match="no report"):
+        register(registry, card=broken)
+    assert registry.versions() == []
+    assert registry.history() == []

@@ -46,13 +46,16 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the decision; change no alias.")] = False,
 ) -> None:
     """One improvement run on the stored traces: collect, cluster, build, train, evaluate, decide, promote."""
+    from flows.assess import awaits_word
     from flows.console import print_run
     from flows.records import load_decision
+    from promotion.decision import AWAITS_APPROVAL
 
     with opened(config, seed) as (settings, _):
         ctx = _improve(settings, run_id or new_id("run"), dry_run)
         print_run(ctx)
-    raise typer.Exit(load_decision(ctx).exit_code)
+        waits = not dry_run and awaits_word(ctx)
+    raise typer.Exit(AWAITS_APPROVAL if waits else load_decision(ctx).exit_code)
 
 
 def compare(

@@ -17,10 +17,11 @@ def promote(
 ) -> None:
     """Make a registered version the champion by hand; the champion becomes the previous one."""
     from flows.console import say
+    from flows.deploy import promote_version
 
-    state = state_of(config, run_id)
-    promoted = state.registry.promote(version, who=user(), why=why)
-    say(f"champion is {promoted.id}; `rollback` restores the one before")
+    with opened(config, start_lab=False) as (settings, _):
+        promote_version(settings, state_of(config, run_id), version, who=user(), why=why)
+    say(f"champion is {version}; `rollback` restores the one before")
 
 
 def rollback(
@@ -30,14 +31,26 @@ def rollback(
 ) -> None:
     """Make the previous version the champion again."""
     from flows.console import say
+    from flows.deploy import roll_back
 
-    champion = state_of(config, run_id).registry.rollback(who=user(), why=why)
+    with opened(config, start_lab=False) as (settings, _):
+        champion = roll_back(settings, state_of(config, run_id), who=user(), why=why)
     say(f"champion is {champion.id} again")
 
 
-def status(config: Config = DEMO, run_id: RunId = None) -> None:
-    """Champion, versions, history and runs."""
-    from flows.console import print_status
+def status(
+    version: Annotated[
+        str | None, typer.Argument(help="Show this version's model card and lineage instead, as v3 or champion.")
+    ] = None,
+    config: Config = DEMO,
+    run_id: RunId = None,
+) -> None:
+    """Champion, versions, history and runs; or one version's model card."""
+    from flows.console import print_card, print_status
 
     with opened(config, start_lab=False) as (settings, _):
-        print_status(state_of(config, run_id), settings.runs)
+        state = state_of(config, run_id)
+        if version is None:
+            print_status(state, settings.runs)
+        else:
+            print_card(state, version)

@@ -17,6 +17,9 @@ RECORDED_PRICES = Path("configs/prices-recorded.yaml")
 def replay(
     traffic: Annotated[Path | None, typer.Argument(help="Traffic file (JSONL); default: the configuration's.")] = None,
     config: Config = DEMO,
+    canary: Annotated[
+        float | None, typer.Option(min=0.001, max=0.5, help="Share of it for the candidate, which is watched (0.05).")
+    ] = None,
     recorded: Annotated[
         Path | None,
         typer.Option(help="Recorded answers (JSONL or a folder, docs/data.md): print their cost-quality frontier."),
@@ -40,10 +43,12 @@ def replay(
 ) -> None:
     """Serve a traffic file through the cascade and store its traces; what was served before is skipped.
 
+    With --canary the registry's candidate answers a share, and is taken back by itself once it is shown to be worse.
     With --recorded no model runs: recorded answers of two models are replayed as a cascade, and what each verifier
     costs at a given quality is printed and drawn.
     """
-    from flows.console import print_recorded, print_replay
+    from flows.canary import replay_canary
+    from flows.console import print_canary, print_recorded, print_replay
     from flows.serve import replay_traffic
 
     if recorded is not None:
@@ -62,7 +67,10 @@ def replay(
         path = traffic or settings.traffic
         if path is None:
             raise InputError("no traffic file: name one, or set `traffic` in the configuration")
-        print_replay(replay_traffic(settings, path))
+        if canary is None:
+            print_replay(replay_traffic(settings, path))
+        else:
+            print_canary(replay_canary(settings, path, canary, seed=settings.seed))
 
 
 class Format(StrEnum):
