@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic_core import from_json
+
 from cascade.errors import ConfigError
 from cascade.trace import Query, Trace, trace_from_dict
 
@@ -150,11 +152,17 @@ def _decoded(row: Sequence[Any]) -> Iterator[Any]:
     n_plain = 1 + len(VALUES)
     yield from row[:n_plain]
     for text in row[n_plain:]:
-        yield None if text is None else _decode(text)[0]
+        yield None if text is None else _decode(text)
+
+
+def _decode(text: str) -> Any:
+    try:
+        return from_json(text, cache_strings="keys")  # three times as fast as json
+    except ValueError:
+        return json.loads(text)  # which takes half of a surrogate pair, too
 
 
 _ROW = ("version", *VALUES, *RECORDS)
-_decode = json.JSONDecoder().raw_decode  # what is stored is JSON text and nothing else, so nothing follows it
 
 
 def to_json(value: Any) -> str:
