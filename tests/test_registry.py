@@ -229,10 +229,8 @@ def test_lineage_and_card_are_kept_and_never_change(registry, tmp_path):
     plain = register(registry)
     assert registry.lineage(plain.id) == Lineage()
     assert registry.card(plain.id) is None
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'registry.db'}")
-    with engine.connect() as connection, pytest.raises(sa.exc.IntegrityError, match="append-only"):
+    with registry._engine.connect() as connection, pytest.raises(sa.exc.SQLAlchemyError, match="append-only"):
         connection.execute(sa.text("UPDATE lineage SET card = 'better'"))
-    engine.dispose()
     with pytest.raises(RegistryError, match="v9 is not in the registry"):
         registry.card("v9")
 

@@ -27,7 +27,7 @@ from cascade.verifiers import (
     store_part,
 )
 from cascade.verifiers.verifier import LEARNING_SHARE
-from evaluation.metrics import MetricsConfig, side_metrics
+from evaluation.metrics import MetricsConfig, compare
 from evaluation.replay import pair_sides
 
 CHEAP_USD, FLAGSHIP_USD = 0.5, 1.0
@@ -178,10 +178,8 @@ def test_evaluation_counts_the_routed_apart_and_charges_them_no_attempt(routing)
         queries, answers, answers, flagship, champion_verifier=routing, candidate_verifier=Routing(), prices=PRICES,
         reference_kind="flagship", grade_kind="exact",
     )  # fmt: skip
-    before, after = (
-        side_metrics([getattr(row, side) for row in rows], np.ones(300), MetricsConfig(resamples=200))
-        for side in ("champion", "candidate")
-    )
+    found = compare(rows, MetricsConfig(resamples=200))
+    before, after = found.champion, found.candidate
     assert before.n_routed == 0
     assert after.n_routed == sum(row.candidate.routed for row in rows) > 40
     large = PRICES.price("large").usd(10, 5)
