@@ -1,9 +1,8 @@
 """The gate's checks of single clusters: none is harmed, and what earlier runs solved stays solved.
 
 Harm must be shown to stop a promotion: with thirty rows a cluster, proving each non-inferior would stop every one.
-Holm's correction (1979) keeps the chance of stopping a harmless candidate within the level over all clusters: the
-policy's whole alpha to reject it, twice that to ask for more rows. It is not the level that a decision on a worn slice
-spends: a smaller one would make harm harder to see.
+Holm's correction (1979) keeps the chance of stopping a harmless candidate within the policy's whole alpha over all
+clusters. That is not the level that a decision on a worn slice spends: a smaller one would make harm harder to see.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ from evaluation.metrics import Comparison
 from evaluation.report import EvaluationReport
 from promotion.checks import POWER, Level, points
 from promotion.decision import Check, Status
-
-DOUBT = 2.0
-"""A loss that is shown at this multiple of alpha, and lies beyond the margin as observed, asks for more rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -331,3 +331,10 @@ def test_a_judge_that_prefers_the_champion_is_heard(preference, status):
     decision = decide(report_of(good_rows(), judged=preference), GatePolicy())
     assert check_named(decision, "judge prefers no less").status is status
     assert (decision.outcome is GateOutcome.PROMOTE) == (status is Status.PASS)
+
+
+def test_harm_to_a_cluster_is_seen_as_well_on_a_worn_slice():
+    rows = simulated_rows(np.random.default_rng(6), 1500, clusters=12, harm=7, escalate=(0.4, 0.25), wrong=(0.02, 0.02))
+    worn = GatePolicy(quality_margin=0.05, heldout_decisions=12)
+    decision = decide(report_of(rows, alpha=worn.alpha_at(12), heldout_uses=12), worn)
+    assert check_named(decision, "no cluster regresses").status is Status.FAIL
