@@ -70,7 +70,9 @@ def embed_set(data: Labelled, model: Path) -> NDArray[np.float32]:
     return embed_texts(data.texts, EmbedConfig(model=str(model)), CACHE / "embeddings.db")
 
 
-def subsample(data: Labelled, vectors: NDArray[np.float32], share: float, seed: int) -> tuple[Labelled, NDArray[np.float32]]:
+def subsample(
+    data: Labelled, vectors: NDArray[np.float32], share: float, seed: int
+) -> tuple[Labelled, NDArray[np.float32]]:
     """A share of the points, drawn anew for each seed, in random order."""
     kept = np.random.default_rng(seed).permutation(len(data.texts))[: round(share * len(data.texts))]
     texts = tuple(data.texts[i] for i in kept)
@@ -86,7 +88,11 @@ def _clinc_escalations(part: Part) -> list[tuple[str, str]]:
     rows = json.loads((SHARED / "datasets/clinc150/data_full.json").read_text(encoding="utf-8"))
     judged = {split: _answered(split, rows) for split in ("val", "test")}
     threshold = _threshold(judged["val"])
-    return [(text, intent) for text, intent, _, sure in judged["val" if part == "development" else "test"] if sure < threshold]
+    return [
+        (text, intent)
+        for text, intent, _, sure in judged["val" if part == "development" else "test"]
+        if sure < threshold
+    ]
 
 
 def _answered(split: str, rows: dict[str, list[list[str]]]) -> list[tuple[str, str, bool, float]]:

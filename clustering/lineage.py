@@ -113,7 +113,11 @@ def match_clusters(
     flagship. New clusters are named from `next_number` on. Raises InputError when embeddings of two models meet.
     """
     config = config or LineageConfig()
-    sizes = {len(c.centroid) for c in (*now, *known)} | ({traffic.shape[1]} if len(traffic) else set())
+    sizes = (
+        {len(c.centroid) for c in now}
+        | {len(c.centroid) for c in known}
+        | ({traffic.shape[1]} if len(traffic) else set())
+    )
     if len(sizes) > 1:
         raise InputError(
             f"embeddings of {sorted(sizes)} dimensions meet: the embedder has changed since the clusters were first"
