@@ -25,7 +25,7 @@ from clustering.reduce import Reducer, flat_pca, lay_flat, nearest_neighbors, pc
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 _ADOPT_NEIGHBOURS = 5
-_ADOPT_QUANTILE = 0.95  # a cluster's own range: how far apart 95 % of its members' neighbours are
+_ADOPT_QUANTILE = 0.98  # a cluster's own range: how far away the neighbours of 98 % of its members are
 _WARD_LIMIT = 4000  # above this many points Ward's n x n distances give way to k-means
 _SILHOUETTE_POINTS = 2000
 _BLOCK = 4096  # rows whose similarities to the sample are held at once
@@ -37,14 +37,14 @@ class ClusterConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reducer: Reducer = "umap"
-    n_components: int = Field(default=5, ge=2, le=50)
+    n_components: int = Field(default=10, ge=2, le=50)
     n_neighbors: int = Field(default=15, ge=2)
     min_cluster_size: int | None = Field(default=None, ge=2)
     """Smallest group of the sample that HDBSCAN looks for, before groups are merged."""
     min_samples: int | None = Field(default=None, ge=1)
-    original_weight: float = Field(default=1.0, ge=0)
+    original_weight: float = Field(default=3.0, ge=0)
     """How much the silhouette in the original space counts beside the one in the reduced space."""
-    merge_tolerance: float = Field(default=0.015, ge=0)
+    merge_tolerance: float = Field(default=0.02, ge=0)
     """The finest cut is taken whose silhouettes come this near to the best."""
     adopt_noise: bool = True
     max_tail_share: float = Field(default=0.2, ge=0, le=1)
@@ -123,8 +123,8 @@ def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None) 
 
 
 def chosen_min_cluster_size(n: int) -> int:
-    """Smallest group looked for among n points: 5, and a thousandth of them above 5,000."""
-    return max(5, round(n / 1000))
+    """Smallest group looked for among n points: 4, and a thousandth of them above 4,500."""
+    return max(4, round(n / 1000))
 
 
 def _check(embeddings: Floats) -> None:
@@ -142,22 +142,24 @@ def _cluster_all(points: Floats, config: ClusterConfig) -> Clustering:
         )
     reduced = reduce_points(points, config.reducer, config.n_components, config.n_neighbors, config.seed)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
-    min_samples = config.min_samples or max(1, size // 3)
+    min_samples = config.min_samples or max(1, size // 4)
     leaves = _hdbscan(reduced, size, min_samples)
     noise, n_leaves = float(np.mean(leaves == -1)), int(leaves.max()) + 1
     if noise > config.max_noise_share or n_leaves < 2:
         found = f"HDBSCAN left {noise:.0%} of {n} points as noise in {n_leaves} clusters"
         return _split(points, config, f"{found} (max_noise_share = {config.max_noise_share:.0%})", noise)
     merged, criterion = merge_leaves(
-        leaves,
+        _nearest_leaf(reduced, leaves),
+        leaves >= 0,
         reduced,
         points,
         original_weight=config.original_weight,
         tolerance=config.merge_tolerance,
         seed=config.seed,
     )
-    final = _adopt(reduced, merged, config.max_tail_share) if config.adopt_noise else merged
-    adopted = (merged == -1) & (final >= 0)
+    stays = _tail(points, merged, leaves == -1, config)
+    final = np.where(stays, -1, merged)
+    adopted = (leaves == -1) & ~stays
     labels = _by_size(final)
     path = PathTaken(
         reduction=_reduction(config),
@@ -204,35 +206,37 @@ def _hdbscan(reduced: Floats, size: int, min_samples: int) -> Labels:
         return np.asarray(model.fit_predict(reduced.astype(np.float64)), np.int64)
 
 
-def _adopt(space: Floats, labels: Labels, max_tail_share: float) -> Labels:
-    """Give noise points to the majority cluster of their k nearest clustered points: those as near to them as that
-    cluster's members are to each other (their 95 % quantile), and of the others the nearest ones, until no more than
-    `max_tail_share` of all points is left."""
+def _nearest_leaf(reduced: Floats, leaves: Labels) -> Labels:
+    """Every point in a leaf: noise in the one that most of its nearest points of leaves belong to."""
     from sklearn.neighbors import NearestNeighbors
 
-    inside, noise = np.flatnonzero(labels >= 0), np.flatnonzero(labels == -1)
+    inside, noise = np.flatnonzero(leaves >= 0), np.flatnonzero(leaves == -1)
     if not len(noise):
-        return labels
-    k = min(_ADOPT_NEIGHBOURS, len(inside) - 1)
-    index = NearestNeighbors(n_neighbors=k).fit(space[inside])
-    own, _ = index.kneighbors()  # without arguments a point is not its own neighbour
-    reach = _reaches(own.mean(axis=1), labels[inside])
-    distances, neighbours = index.kneighbors(space[noise])
-    near = labels[inside][neighbours]
-    winners = np.array([np.bincount(row).argmax() for row in near], np.int64)
-    votes = near == winners[:, None]
-    mean = (distances * votes).sum(axis=1) / votes.sum(axis=1)
-    ratios = mean / np.maximum(reach[winners], 1e-12)
-    ratios[votes.sum(axis=1) * 2 <= k] += 1  # no majority: not near, whatever the distance
-    result = labels.copy()
-    taken = _within_reach(ratios, round(max_tail_share * len(labels)))
-    result[noise[taken]] = winners[taken]
+        return leaves
+    index = NearestNeighbors(n_neighbors=min(_ADOPT_NEIGHBOURS, len(inside))).fit(reduced[inside])
+    _, neighbours = index.kneighbors(reduced[noise])
+    result = leaves.copy()
+    result[noise] = [np.bincount(row).argmax() for row in leaves[inside][neighbours]]
     return result
 
 
-def _reaches(distances: NDArray[np.floating[Any]], labels: Labels) -> NDArray[np.float64]:
-    """(k,) how far apart the members of each cluster 0..k-1 are: the 95 % quantile of their distances."""
-    return np.array([np.quantile(distances[labels == c], _ADOPT_QUANTILE) for c in range(int(labels.max()) + 1)])
+def _tail(points: Floats, labels: Labels, noise: NDArray[np.bool_], config: ClusterConfig) -> NDArray[np.bool_]:
+    """(n,) which noise points stay noise. A point is adopted when its nearest points are as near, in the original
+    space, as those of its cluster's members are; of the others the nearest are, until no more than `max_tail_share`
+    of all points is left."""
+    if not config.adopt_noise or not noise.any():
+        return noise
+    _, distances = nearest_neighbors(points, _ADOPT_NEIGHBOURS + 1)
+    own = distances[:, 1:].mean(axis=1)
+    reach = np.array([_reach(own[~noise & (labels == c)]) for c in range(int(labels.max()) + 1)])
+    ratios = own[noise] / np.maximum(reach[labels[noise]], 1e-12)
+    stays = noise.copy()
+    stays[noise] = ~_within_reach(ratios, round(config.max_tail_share * len(labels)))
+    return stays
+
+
+def _reach(distances: NDArray[np.floating[Any]]) -> float:
+    return float(np.quantile(distances, _ADOPT_QUANTILE)) if len(distances) else 0.0
 
 
 def _within_reach(ratios: NDArray[np.floating[Any]], most_left: int) -> NDArray[np.bool_]:
@@ -277,7 +281,7 @@ def _extend(found: Clustering, sample: Floats, rows: Labels, embeddings: Floats,
 
 
 def _sample_reach(exemplars: Floats, owners: Labels) -> NDArray[np.float64]:
-    """(k,) cosine distance within which a new point belongs to each cluster: the 95 % quantile over its members of
+    """(k,) cosine distance within which a new point belongs to each cluster: the 98 % quantile over its members of
     the distance to the nearest other member."""
     indices, distances = nearest_neighbors(exemplars, 2)
     same = owners[indices[:, 1]] == owners

@@ -8,18 +8,21 @@ assignment that maximises their sum (Kuhn 1955; MONIC, Spiliopoulou et al. 2006,
 States, as seen by one run:
 
     new          no earlier cluster is like it
-    persisting   it is an earlier cluster that escalated in the run before too
-    regressed    it is an earlier cluster that had been solved (or had vanished) and escalates again
-    solved       an earlier cluster that no longer escalates although its queries still come
-    vanished     an earlier cluster that no longer escalates because its queries no longer come
+    persisting   it is an earlier cluster that had not been solved
+    regressed    it is an earlier cluster that had been solved and escalates again
+    solved       an earlier cluster whose queries still come and are mostly accepted now
+    vanished     an earlier cluster whose queries no longer come
 
-Solved and vanished are told apart by the window's whole traffic: queries near the cluster's centroid are counted in
-it, and of those the ones that still escalate.
+An earlier cluster that no cluster continues is judged by the window's whole traffic: queries as near its centroid as
+its members were are counted, and of those the ones that still escalate. Few queries: it has vanished. Most of them
+accepted: it is solved. Most of them escalating: it persists without a cluster of its own, in another one or as noise.
+A vanished cluster keeps what it was: one that was solved, vanished and comes back escalating has regressed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cascade.errors import InputError
 
 Floats = NDArray[np.float32]
+SKETCH = 1024
 
 
 class ClusterState(StrEnum):
@@ -40,10 +44,6 @@ class ClusterState(StrEnum):
     REGRESSED = "regressed"
     SOLVED = "solved"
     VANISHED = "vanished"
-
-    @property
-    def escalates(self) -> bool:
-        return self in (ClusterState.NEW, ClusterState.PERSISTING, ClusterState.REGRESSED)
 
 
 class LineageConfig(BaseModel):
@@ -64,11 +64,15 @@ class Known:
     """An earlier cluster, as the history remembers it from the last run that saw it escalate."""
 
     uid: str
-    """"c-0001", "c-0002", ...: its name for good."""
+    """"c-0001", "c-0002", ...: its identity for good."""
+    name: str
+    """What people last called it."""
     state: ClusterState
-    """In the run before."""
+    """In the newest run before."""
+    solved: bool
+    """Was it solved when its queries last came?"""
     members: frozenset[str]
-    """Digests of its queries' texts."""
+    """Sketch of its texts (see `member_sketch`)."""
     centroid: Floats
     """(d,) of length 1."""
     reach: float
@@ -132,8 +136,8 @@ def match_clusters(
             next_number += 1
             continue
         earlier, likeness = known[found[0]], found[1]
-        state = ClusterState.PERSISTING if earlier.state.escalates else ClusterState.REGRESSED
-        why = f"similarity {likeness:.2f} to the cluster that was {earlier.state} in the run before"
+        state = ClusterState.REGRESSED if earlier.solved else ClusterState.PERSISTING
+        why = f"similarity {likeness:.2f} to the earlier cluster, which was {earlier.state}"
         fates.append(Fate(earlier.uid, state, cluster.id, likeness, why))
     continued = {row for row, _ in pairs.values()}
     gone = [earlier for row, earlier in enumerate(known) if row not in continued]
@@ -147,11 +151,25 @@ def similarity(one: Seen | Known, other: Seen | Known, config: LineageConfig) ->
     than half. Centroids: the cosine, stretched so that `min_cosine` is 0. The larger one, because either is proof
     enough: windows without a common query say nothing by their members, and a cluster that moved keeps its members.
     """
-    union = len(one.members | other.members)
-    shared = min(1.0, 2 * len(one.members & other.members) / union) if union else 0.0
+    shared = min(1.0, 2 * jaccard(one.members, other.members))
     cosine = float(one.centroid @ other.centroid)
     near = (cosine - config.min_cosine) / (1 - config.min_cosine)
     return max(shared, near, 0.0)
+
+
+def member_sketch(texts: Iterable[str]) -> frozenset[str]:
+    """The 1,024 smallest digests of the texts (case and white space aside): enough to estimate Jaccard's index to a
+    few hundredths for clusters of any size (bottom-k sketch, Cohen and Kaplan 2007), exact for smaller ones."""
+    digests = {
+        hashlib.sha256(" ".join(t.casefold().split()).encode("utf-8", "replace")).hexdigest()[:16] for t in texts
+    }
+    return frozenset(sorted(digests)[:SKETCH])
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Estimated |A n B| / |A u B| of two sketches, 0..1; 0 where both are empty."""
+    union = sorted(one | other)[:SKETCH]
+    return sum(digest in one and digest in other for digest in union) / len(union) if union else 0.0
 
 
 def _assign(now: Sequence[Seen], known: Sequence[Known], config: LineageConfig) -> dict[int, tuple[int, float]]:
@@ -173,18 +191,12 @@ def _gone(earlier: Known, traffic: Floats, escalated: NDArray[np.bool_], config:
     if n < config.min_traffic:
         why = f"{n} queries of its kind in the window's traffic, fewer than {config.min_traffic}"
         return Fate(earlier.uid, ClusterState.VANISHED, None, None, why)
-    why = f"{n} queries of its kind in the window's traffic, of which {n_escalated} escalated: too few for a cluster"
+    why = f"of {n} queries of its kind in the window's traffic {n_escalated} escalated"
+    if 2 * n_escalated > n:
+        return Fate(earlier.uid, ClusterState.PERSISTING, None, None, f"{why}, in other clusters or as noise")
     return Fate(earlier.uid, ClusterState.SOLVED, None, None, why)
 
 
 def member_reach(vectors: Floats, centroid: Floats, share: float = 0.95) -> float:
     """Cosine to the centroid that `share` of the (m, d) members reach."""
     return float(np.quantile(vectors @ centroid, 1 - share))
-
-
-def latest(history: Sequence[Mapping[str, Known]]) -> list[Known]:
-    """Every cluster ever seen, each as the newest entry knows it; oldest run first."""
-    merged: dict[str, Known] = {}
-    for run in history:
-        merged |= run
-    return [merged[uid] for uid in sorted(merged)]

@@ -57,6 +57,7 @@ def cut_merges(merges: list[tuple[int, int]], m: int, k: int) -> Labels:
 
 def merge_leaves(
     leaves: Labels,
+    core: NDArray[np.bool_],
     reduced: Floats,
     points: Floats,
     *,
@@ -64,19 +65,19 @@ def merge_leaves(
     tolerance: float,
     seed: int,
 ) -> tuple[Labels, float]:
-    """(n,) merged labels of (n,) leaf labels, -1 kept, and the criterion's value.
+    """(n,) merged labels of (n,) leaf labels 0..m-1, and the criterion's value.
 
-    Of all cuts whose criterion, silhouette in `reduced` + `original_weight` x silhouette in `points`, comes within
+    Leaves lie where their `core` members do; noise that was given to a leaf has a say in the silhouettes only. Of all
+    cuts whose criterion, silhouette in `reduced` + `original_weight` x silhouette in `points`, comes within
     `tolerance` of the best, the finest is taken: two clusters of one kind cost less than two kinds in one.
     """
-    kept = np.flatnonzero(leaves >= 0)
-    own, m = leaves[kept], int(leaves.max()) + 1
-    counts = np.bincount(own, minlength=m)
+    m = int(leaves.max()) + 1
+    counts = np.bincount(leaves[core], minlength=m)
     sums = np.zeros((m, reduced.shape[1]))
-    np.add.at(sums, own, reduced[kept])
+    np.add.at(sums, leaves[core], reduced[core])
     merges = ward_merges((sums / counts[:, None]).astype(np.float32), counts)
-    chosen = np.random.default_rng(seed).permutation(len(kept))[:_SILHOUETTE_POINTS]
-    rows, groups = kept[chosen], own[chosen]
+    rows = np.random.default_rng(seed).permutation(len(leaves))[:_SILHOUETTE_POINTS]
+    groups = leaves[rows]
     spaces = [
         (1.0, group_distances(reduced[rows], groups, m)),
         (original_weight, group_distances(points[rows], groups, m)),
@@ -88,7 +89,7 @@ def merge_leaves(
         scored.append((value, k, cut))
     best = max(value for value, _, _ in scored)
     value, _, cut = max((row for row in scored if row[0] >= best - tolerance), key=lambda row: row[1])
-    return np.where(leaves >= 0, cut[np.maximum(leaves, 0)], -1), value
+    return cut[leaves], value
 
 
 def tried_numbers(most: int) -> list[int]:

@@ -13,8 +13,10 @@ from cascade.client import OpenAITierConfig
 from cascade.errors import ConfigError
 from cascade.local import LocalTierConfig
 from cascade.verifiers import RulesConfig
+from clustering.causes import CausesConfig
 from clustering.cluster import ClusterConfig
 from clustering.embed import EmbedConfig
+from clustering.lineage import LineageConfig
 from clustering.target import TargetConfig
 from finetune.lora import TrainConfig
 from finetune.training_set import TrainingSetConfig
@@ -88,6 +90,10 @@ class RunConfig(_Strict):
     window: WindowConfig = WindowConfig()
     embed: EmbedConfig
     cluster: ClusterConfig = ClusterConfig()
+    causes: CausesConfig = CausesConfig()
+    lineage: LineageConfig = LineageConfig()
+    name_clusters: bool = False
+    """Let the flagship name each cluster from its exemplars: one small request per cluster, within the budget."""
     target: TargetConfig
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()

@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 from cascade.cascade import rejudge
 from cascade.trace import Answer, Trace, answer_from_dict, trace_from_dict
 from cascade.verifiers import Verifier
-from clustering.cluster import Clustering
+from clustering.cluster import Clustering, PathTaken
 from clustering.collect import Escalation, collect_escalations
 from clustering.describe import Cluster
+from clustering.lineage import Fate
 from evaluation.report import EvaluationReport
 from flows.context import RunContext
 from flows.rundir import read_json, read_jsonl, write_jsonl
@@ -77,8 +78,15 @@ def load_clustering(ctx: RunContext) -> tuple[Clustering, NDArray[np.float32]]:
         coords_2d=coords,
         method=counts.get("method", ""),
         why=counts.get("why", ""),
+        path=PathTaken(**counts["path"]) if counts.get("path") else None,
     )
     return clustering, embeddings
+
+
+def load_fates(ctx: RunContext) -> list[Fate]:
+    """What became of each cluster of this run and of earlier ones; empty for a run made before there was a history."""
+    path = ctx.run.stage(CLUSTER) / "lineage.jsonl"
+    return TypeAdapter(list[Fate]).validate_python(read_jsonl(path)) if path.exists() else []
 
 
 def load_verifier(folder: Path) -> Verifier:

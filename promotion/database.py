@@ -43,6 +43,30 @@ HISTORY = sa.Table(
     sa.Column("run_id", sa.String),
     sqlite_autoincrement=True,
 )
+CLUSTER_RUNS = sa.Table(
+    "cluster_runs",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String, nullable=False, unique=True),
+    sa.Column("until", sa.String, nullable=False),
+)
+CLUSTER_SIGHTINGS = sa.Table(
+    "cluster_sightings",
+    METADATA,
+    sa.Column("run_id", sa.ForeignKey("cluster_runs.run_id"), primary_key=True),
+    sa.Column("uid", sa.String, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("cluster", sa.Integer),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("cost_usd", sa.Float),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("solved", sa.Boolean, nullable=False),
+    sa.Column("members", sa.String, nullable=False),
+    sa.Column("centroid", sa.LargeBinary, nullable=False),
+    sa.Column("reach", sa.Float, nullable=False),
+)
 for _table in (VERSIONS, HISTORY):
     for _verb in ("UPDATE", "DELETE"):
         _trigger = sa.DDL(  # type: ignore[no-untyped-call]
