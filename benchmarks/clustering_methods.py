@@ -79,9 +79,9 @@ METHODS: dict[str, Method] = {
     "BERTopic": bertopic,
     "HDBSCAN": hdbscan_plain,
     "UMAP + fast_hdbscan": fast_hdbscan,
-    "k-means, k est.": kmeans,
-    "Ward, k est.": agglomerative,
-    "UMAP + k-means, k est.": kmeans_umap,
+    "k-means": kmeans,
+    "Ward": agglomerative,
+    "UMAP + k-means": kmeans_umap,
 }
 NEEDS = {"BERTopic": "bertopic", "UMAP + fast_hdbscan": "fast_hdbscan"}
 
