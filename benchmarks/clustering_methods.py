@@ -52,10 +52,10 @@ def fast_hdbscan(vectors: Floats, seed: int) -> Labels:
 
 
 def kmeans(vectors: Floats, seed: int) -> Labels:
-    """k-means (best of 3 starts), k with the best silhouette (2,000 points)."""
+    """k-means, k with the best silhouette (2,000 points)."""
     from sklearn.cluster import KMeans
 
-    return _best_silhouette(vectors, lambda k: KMeans(k, n_init=3, random_state=seed).fit_predict(vectors), seed)
+    return _best_silhouette(vectors, lambda k: KMeans(k, n_init=1, random_state=seed).fit_predict(vectors), seed)
 
 
 def agglomerative(vectors: Floats, seed: int) -> Labels:
@@ -67,7 +67,7 @@ def agglomerative(vectors: Floats, seed: int) -> Labels:
 
 
 def kmeans_umap(vectors: Floats, seed: int) -> Labels:
-    """k-means (best of 3 starts) behind UMAP to 5 dimensions, k with the best silhouette there."""
+    """k-means behind UMAP to 5 dimensions, k with the best silhouette there."""
     from umap import UMAP
 
     reducer = UMAP(n_neighbors=15, n_components=5, min_dist=0.0, metric="cosine", random_state=seed)

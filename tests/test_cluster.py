@@ -69,7 +69,7 @@ def test_few_points_fall_back_to_ward_and_say_so():
 
 def test_too_much_noise_falls_back_and_says_so():
     points, _ = blobs([20, 20], n_noise=360)
-    result = cluster_embeddings(points, ClusterConfig(reducer="none"))
+    result = cluster_embeddings(points, ClusterConfig(reducer="none", min_cluster_size=15))
     assert result.method == "ward"
     assert "as noise" in result.why
     assert "max_noise_share = 50%" in result.why
@@ -112,7 +112,7 @@ def test_bad_embeddings_are_refused():
 
 
 def test_smallest_cluster_grows_with_the_data():
-    assert [chosen_min_cluster_size(n) for n in (10, 300, 6000, 40_000)] == [5, 5, 15, 40]
+    assert [chosen_min_cluster_size(n) for n in (10, 300, 6000, 40_000)] == [4, 4, 6, 40]
 
 
 @pytest.mark.skipif(not (CLINC.is_file() and POTION.is_dir()), reason="CLINC150 or the embedder is not there")
