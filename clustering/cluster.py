@@ -253,6 +253,8 @@ def _extend(found: Clustering, sample: Floats, rows: Labels, embeddings: Floats,
     """The clustering of a sample, carried over to all n points, in blocks."""
     n = len(embeddings)
     core = np.flatnonzero(found.labels >= 0)
+    if not len(core):
+        return _all_noise(found, n)
     exemplars, owners = sample[core], found.labels[core]
     nearest, ratios = np.empty(n, np.int64), np.empty(n, np.float32)
     reach = _sample_reach(exemplars, owners)
@@ -278,6 +280,13 @@ def _extend(found: Clustering, sample: Floats, rows: Labels, embeddings: Floats,
     return Clustering(
         _by_size(labels), adopted, coords, found.method, f"{why} points went to the nearest sampled one's cluster", path
     )
+
+
+def _all_noise(found: Clustering, n: int) -> Clustering:
+    assert found.path is not None
+    path = replace(found.path, n_points=n, noise_after=1.0)
+    nothing = np.zeros((n, 2), np.float32)
+    return Clustering(np.full(n, -1, np.int64), np.zeros(n, bool), nothing, found.method, found.why, path)
 
 
 def _sample_reach(exemplars: Floats, owners: Labels) -> NDArray[np.float64]:

@@ -29,7 +29,8 @@ def pca(points: Floats, n_components: int, seed: int) -> Floats:
     from sklearn.decomposition import PCA
 
     n = min(n_components, *points.shape)
-    return np.asarray(PCA(n, random_state=seed).fit_transform(points), np.float32)
+    with np.errstate(invalid="ignore"):  # points that are all equal explain none of no variance
+        return np.asarray(PCA(n, random_state=seed).fit_transform(points), np.float32)
 
 
 def unit_rows(points: Floats) -> Floats:

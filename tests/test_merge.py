@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -69,4 +71,4 @@ def test_numbers_that_are_tried():
     assert tried_numbers(2) == [2]
     found = tried_numbers(700)
     assert (found[0], found[-1]) == (2, 700)
-    assert all(b <= max(a + 1, round(1.12 * a)) for a, b in zip(found, found[1:], strict=False))
+    assert all(b <= max(a + 1, round(1.12 * a)) for a, b in itertools.pairwise(found))
