@@ -1,21 +1,21 @@
 """Clusters against gold intents: `python -m benchmarks.clustering_quality`.
 
 Four sets of short queries x two embedders x the default clustering and its opponents, over three seeds (each another
-80 % of the queries, another UMAP and k-means start). ARI counts every point, noise as clusters of one. One process per
-measurement, so that seconds and peak memory are its own; seconds do not count imports or embedding.
+80 % of the queries, another UMAP and k-means start). ARI counts every point, noise as clusters of one. Seconds do not
+count imports, compilation or embedding; peak memory is the process' largest during a measurement, imports included.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
+import gc
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.clustering_data import Part
+    from benchmarks.clustering_data import Labelled
+    from benchmarks.clustering_methods import Method
 
 SHARE = 0.8
 SMALLEST_INTENT = 5
@@ -29,15 +29,10 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="comma-separated; all that are installed by default")
     parser.add_argument("--embedders", default="", help="comma-separated: potion-4m, MiniLM; both by default")
     parser.add_argument("--part", choices=["development", "test"], default="test")
-    parser.add_argument("--one", nargs=4, metavar=("SET", "EMBEDDER", "METHOD", "SEEDS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        name, embedder, method, seeds = given.one
-        print(json.dumps(_measure(name, embedder, method, seeds, given.part)))
-        return
 
     from benchmarks.clustering_data import embed_set, embedders, load_set
-    from benchmarks.clustering_methods import available
+    from benchmarks.clustering_methods import available, hush
     from flows.console import say, table
 
     methods, absent = available()
@@ -46,61 +41,47 @@ def main() -> None:
         say(sentence)
     models = {n: m for n, m in embedders().items() if not given.embedders or n in given.embedders.split(",")}
     best: list[dict[str, Any]] = []
-    for name in given.sets.split(","):
+    hush()
+    for title in given.sets.split(","):
         try:
-            data = load_set(name, given.part)
+            data = load_set(title, given.part)
         except FileNotFoundError as error:
-            say(f"{name} is left out: {error.filename} is not there")
+            say(f"{title} is left out: {error.filename} is not there")
             continue
         for embedder, model in models.items():
-            embed_set(data, model)
-            rows = [_row(method, _run(name, embedder, method, given.seeds, given.part)) for method in names]
-            table(f"{name} ({len(data.texts)} queries, {data.n_intents} intents), {embedder}", rows)
-            best.append(_standing(name, embedder, rows))
+            vectors = embed_set(data, model)
+            rows = [_row(name, _measure(data, vectors, methods[name], given.seeds)) for name in names]
+            table(f"{title} ({len(data.texts)} queries, {data.n_intents} intents), {embedder}", rows)
+            best.append(_standing(title, embedder, rows))
     table("Mean ARI: the default against the best of the others", best)
     say(f"made by: python -m benchmarks.clustering_quality --part {given.part} --seeds {given.seeds}")
 
 
-def _run(name: str, embedder: str, method: str, seeds: str, part: str) -> list[dict[str, float]]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.clustering_quality",
-        "--part",
-        part,
-        "--one",
-        name,
-        embedder,
-        method,
-        seeds,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{method} on {name}, {embedder} failed:\n{done.stderr[-2000:]}")
-    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def _measure(data: Labelled, vectors: Any, method: Method, seeds: str) -> list[dict[str, float]]:
+    """One method on one set, for all seeds."""
+    from benchmarks.clustering_data import subsample
 
-
-def _measure(name: str, embedder: str, method: str, seeds: str, part: Part) -> list[dict[str, float]]:
-    """One method on one set, for all seeds, in this process."""
-    import resource
-
-    from benchmarks.clustering_data import embed_set, embedders, load_set, subsample
-    from benchmarks.clustering_methods import METHODS, hush
-
-    hush()
-    data = load_set(name, part)
-    vectors = embed_set(data, embedders()[embedder])
-    METHODS[method](vectors[:400], 0)  # compile and import
+    method(vectors[:400], 0)  # compile and import
     found = []
     for seed in map(int, seeds.split(",")):
-        part_data, part_vectors = subsample(data, vectors, SHARE, seed)
+        part, part_vectors = subsample(data, vectors, SHARE, seed)
+        gc.collect()
+        _forget_peak()
         began = time.perf_counter()
-        labels = METHODS[method](part_vectors, seed)
+        labels = method(part_vectors, seed)
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found.append({**scores(part_data.intents, labels, part_data.n_intents), "seconds": seconds, "peak MB": peak})
+        found.append({**scores(part.intents, labels, part.n_intents), "seconds": seconds, "peak MB": _peak_mb()})
     return found
+
+
+def _forget_peak() -> None:
+    """Linux starts the process' peak memory anew when 5 is written here."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def scores(intents: Any, labels: Any, n_intents: int) -> dict[str, float]:

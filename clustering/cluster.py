@@ -28,6 +28,7 @@ _ADOPT_NEIGHBOURS = 5
 _ADOPT_QUANTILE = 0.98  # a cluster's own range: how far away the neighbours of 98 % of its members are
 _WARD_LIMIT = 4000  # above this many points Ward's n x n distances give way to k-means
 _SILHOUETTE_POINTS = 2000
+_SAMPLE_EPOCHS = 200  # of UMAP where a sample stands for more: its own choice for large data
 _BLOCK = 4096  # rows whose similarities to the sample are held at once
 
 
@@ -53,7 +54,7 @@ class ClusterConfig(BaseModel):
     """More noise than this in HDBSCAN's leaves, and the points are split without it."""
     min_points: int = Field(default=300, ge=0)
     """Fewer points than this are split without HDBSCAN."""
-    sample_points: int = Field(default=6000, ge=100)
+    sample_points: int = Field(default=5000, ge=100)
     """Most points that are clustered themselves."""
     seed: int = 0
 
@@ -119,7 +120,7 @@ def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None) 
         return _cluster_all(np.asarray(embeddings, np.float32), config)
     rows = np.sort(np.random.default_rng(config.seed).choice(n, config.sample_points, replace=False))
     sample = np.asarray(embeddings[rows], np.float32)
-    return _extend(_cluster_all(sample, config), sample, rows, embeddings, config)
+    return _extend(_cluster_all(sample, config, _SAMPLE_EPOCHS), sample, rows, embeddings, config)
 
 
 def chosen_min_cluster_size(n: int) -> int:
@@ -134,13 +135,15 @@ def _check(embeddings: Floats) -> None:
         raise InputError(f"Embeddings must be a finite (n, d) array and have shape {shape}; embed the texts again.")
 
 
-def _cluster_all(points: Floats, config: ClusterConfig) -> Clustering:
+def _cluster_all(points: Floats, config: ClusterConfig, n_epochs: int | None = None) -> Clustering:
     n = len(points)
-    if n < config.min_points:
+    if n < max(config.min_points, _ADOPT_NEIGHBOURS * 2):
         return _split(
             points, config, f"{n} points are fewer than min_points = {config.min_points}, too few for density"
         )
-    reduced = reduce_points(points, config.reducer, config.n_components, config.n_neighbors, config.seed)
+    near = nearest_neighbors(points, max(config.n_neighbors, _ADOPT_NEIGHBOURS + 1))
+    few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
+    reduced = reduce_points(points, config.reducer, config.n_components, few, config.seed, n_epochs)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     min_samples = config.min_samples or max(1, size // 4)
     leaves = _hdbscan(reduced, size, min_samples)
@@ -157,7 +160,7 @@ def _cluster_all(points: Floats, config: ClusterConfig) -> Clustering:
         tolerance=config.merge_tolerance,
         seed=config.seed,
     )
-    stays = _tail(points, merged, leaves == -1, config)
+    stays = _tail(near[1], merged, leaves == -1, config)
     final = np.where(stays, -1, merged)
     adopted = (leaves == -1) & ~stays
     labels = _by_size(final)
@@ -220,14 +223,15 @@ def _nearest_leaf(reduced: Floats, leaves: Labels) -> Labels:
     return result
 
 
-def _tail(points: Floats, labels: Labels, noise: NDArray[np.bool_], config: ClusterConfig) -> NDArray[np.bool_]:
-    """(n,) which noise points stay noise. A point is adopted when its nearest points are as near, in the original
-    space, as those of its cluster's members are; of the others the nearest are, until no more than `max_tail_share`
-    of all points is left."""
+def _tail(distances: Floats, labels: Labels, noise: NDArray[np.bool_], config: ClusterConfig) -> NDArray[np.bool_]:
+    """(n,) which noise points stay noise, by the distances (n, k) to their nearest neighbours in the original space.
+
+    A point is adopted when its neighbours are as near as those of its cluster's members are; of the others the nearest
+    are, until no more than `max_tail_share` of all points is left.
+    """
     if not config.adopt_noise or not noise.any():
         return noise
-    _, distances = nearest_neighbors(points, _ADOPT_NEIGHBOURS + 1)
-    own = distances[:, 1:].mean(axis=1)
+    own = distances[:, 1 : _ADOPT_NEIGHBOURS + 1].mean(axis=1)
     reach = np.array([_reach(own[~noise & (labels == c)]) for c in range(int(labels.max()) + 1)])
     ratios = own[noise] / np.maximum(reach[labels[noise]], 1e-12)
     stays = noise.copy()

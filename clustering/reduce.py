@@ -12,13 +12,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Neighbours = tuple[Indices, Floats]
 Reducer = Literal["umap", "pca", "none"]
 
 
-def reduce_points(points: Floats, reducer: Reducer, n_components: int, n_neighbors: int, seed: int) -> Floats:
-    """(n, d) unit vectors to (n, n_components), or as they are for "none"."""
+def reduce_points(
+    points: Floats, reducer: Reducer, n_components: int, near: Neighbours, seed: int, n_epochs: int | None = None
+) -> Floats:
+    """(n, d) unit vectors to (n, n_components), or as they are for "none".
+
+    `near` are the points' nearest neighbours (n, k) and their distances, each point its own first; k is UMAP's number
+    of neighbours. `n_epochs` of UMAP: its own choice (500 below 10,000 points) where None.
+    """
     if reducer == "umap":
-        return _umap(points, n_components, n_neighbors, seed)
+        return _umap(points, n_components, near, seed, n_epochs)
     if reducer == "pca":
         return unit_rows(pca(points, n_components, seed))
     return points
@@ -68,7 +75,7 @@ def flat_pca(points: Floats, seed: int) -> Floats:
     return coords
 
 
-def nearest_neighbors(points: Floats, k: int) -> tuple[Indices, Floats]:
+def nearest_neighbors(points: Floats, k: int) -> Neighbours:
     """(n, k) nearest neighbours and euclidean distances, each point its own first. Exact search: for tens of
     thousands of points it is done before UMAP has compiled its approximate one."""
     from sklearn.neighbors import NearestNeighbors
@@ -80,8 +87,8 @@ def nearest_neighbors(points: Floats, k: int) -> tuple[Indices, Floats]:
     return np.hstack([itself, indices]), np.hstack([np.zeros_like(itself), distances]).astype(np.float32)
 
 
-def _umap(points: Floats, n_components: int, n_neighbors: int, seed: int) -> Floats:
-    indices, distances = nearest_neighbors(points, n_neighbors)
+def _umap(points: Floats, n_components: int, near: Neighbours, seed: int, n_epochs: int | None) -> Floats:
+    indices, distances = near
     cosine = distances**2 / 2  # of unit vectors
     with quiet():
         from umap import UMAP
@@ -89,6 +96,7 @@ def _umap(points: Floats, n_components: int, n_neighbors: int, seed: int) -> Flo
         reducer = UMAP(
             n_components=n_components,
             n_neighbors=indices.shape[1],
+            n_epochs=n_epochs,
             min_dist=0.0,
             metric="cosine",
             random_state=seed,
