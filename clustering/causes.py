@@ -8,8 +8,9 @@
 
 The first that holds counts, in the order: unknown, out of scope, flagship doubtful, right but rejected, cheap wrong.
 
-Two queries are near-identical when their embeddings are close and none of the words in which they differ occurs in
-either answer: "cancel order 17" and "cancel order 18" rightly get different answers, since 17 and 18 are in them.
+Two queries are near-identical when their embeddings are close, most of their words are the same, and none of the words
+in which they differ occurs in either answer: "cancel order 17" and "cancel order 18" rightly get different answers,
+since 17 and 18 are in them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class CausesConfig(BaseModel):
     the verifier's own markers count in any case."""
     doubt_cosine: float = Field(default=0.9, gt=0, le=1)
     """Cosine from which on two queries can be near-identical."""
+    doubt_overlap: float = Field(default=0.7, gt=0, le=1)
+    """Share of all their words that two near-identical queries have in common."""
     doubt_neighbours: int = Field(default=5, ge=1)
     """Nearest queries that are looked at."""
 
@@ -125,7 +128,8 @@ def _doubtful(
         votes = [
             max(grade(answers[row], answers[other], grade_kind), grade(answers[other], answers[row], grade_kind))
             for other in near
-            if not (words[row] ^ words[other]) & (said[row] | said[other])
+            if len(words[row] & words[other]) >= config.doubt_overlap * len(words[row] | words[other])
+            and not (words[row] ^ words[other]) & (said[row] | said[other])
         ]
         result[row] = sum(vote < right_at for vote in votes) * 2 > len(votes)
     return result

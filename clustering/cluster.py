@@ -137,10 +137,9 @@ def _check(embeddings: Floats) -> None:
 
 def _cluster_all(points: Floats, config: ClusterConfig, n_epochs: int | None = None) -> Clustering:
     n = len(points)
-    if n < max(config.min_points, _ADOPT_NEIGHBOURS * 2):
-        return _split(
-            points, config, f"{n} points are fewer than min_points = {config.min_points}, too few for density"
-        )
+    least = max(config.min_points, 2 * _ADOPT_NEIGHBOURS)
+    if n < least:
+        return _split(points, config, f"{n} points are fewer than min_points = {least}, too few for density")
     near = nearest_neighbors(points, max(config.n_neighbors, _ADOPT_NEIGHBOURS + 1))
     few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
     reduced = reduce_points(points, config.reducer, config.n_components, few, config.seed, n_epochs)

@@ -73,6 +73,13 @@ def test_answers_that_repeat_the_words_in_which_queries_differ_differ_rightly():
     assert causes(rows, SAME, kind="json_exact") == [Cause.CHEAP_WRONG] * 3
 
 
+def test_queries_of_one_frame_with_other_words_are_not_near_identical():
+    rows = [escalation(f"who won the {word} last year", flagship=f"fact {n}") for n, word in enumerate("abc")]
+    assert causes(rows, SAME) == [Cause.FLAGSHIP_DOUBTFUL] * 3, "five of seven words in common"
+    rows = [escalation(f"who won the {word} of {word}land", flagship=f"fact {n}") for n, word in enumerate("abc")]
+    assert causes(rows, SAME) == [Cause.CHEAP_WRONG] * 3, "four of eight"
+
+
 def test_far_queries_and_other_clusters_are_not_compared():
     rows = [escalation("a table", flagship="x"), escalation("a table", flagship="y")]
     assert causes(rows, np.eye(2)) == [Cause.CHEAP_WRONG] * 2
