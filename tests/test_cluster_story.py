@@ -32,7 +32,7 @@ PLAN = (
     ({KEPT, SOLVED, REGRESSED}, {KEPT, SOLVED}),
     ({KEPT, SOLVED, REGRESSED, FRESH}, {KEPT, REGRESSED, FRESH}),
 )
-PER_SKILL, KNOWN_QUERIES = 240, 400
+PER_SKILL, KNOWN_QUERIES = 180, 400
 
 
 def trace(number: int, week: int, rng: random.Random, skill: str | None, hard: bool) -> tuple[Trace, str]:
