@@ -124,8 +124,8 @@ def match_clusters(
     )
     if len(sizes) > 1:
         raise InputError(
-            f"embeddings of {sorted(sizes)} dimensions meet: the embedder has changed since the clusters were first"
-            " seen, so they cannot be recognised; start a new history (another state folder) or restore the embedder"
+            f"embeddings of {sorted(sizes)} dimensions meet: clusters of two embedders cannot be compared;"
+            " embed both with the same model"
         )
     pairs = _assign(now, known, config)
     fates = []

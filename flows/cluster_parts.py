@@ -14,6 +14,7 @@ from cascade.trace import Answer
 from clustering.cluster import Clustering, cluster_embeddings
 from clustering.collect import Escalation, distinct_rows
 from clustering.describe import Cluster
+from clustering.embed import model_identity
 from clustering.lineage import ClusterState, Fate, Known, Seen, match_clusters, member_reach, member_sketch
 from clustering.naming import clean_name, naming_query
 from flows.context import RunContext
@@ -70,11 +71,12 @@ def recognise(
 ) -> list[Fate]:
     """Match this run's clusters with those of earlier runs, and write the result into the history."""
     history = ctx.state.clusters
-    known, number = history.known_before(ctx.run.run_id, ctx.until)
+    embedder = model_identity(ctx.config.embed)
+    known, number = history.known_before(ctx.run.run_id, ctx.until, embedder)
     seen = [_seen(c, labels == c.id, embeddings, escalations) for c in clusters]
     traffic, escalated = _traffic(ctx) if known else (np.empty((0, 0), np.float32), np.empty(0, bool))
     fates = match_clusters(seen, known, traffic, escalated, number, ctx.config.lineage)
-    history.record(ctx.run.run_id, ctx.until, _sightings(fates, seen, known, clusters))
+    history.record(ctx.run.run_id, ctx.until, embedder, _sightings(fates, seen, known, clusters))
     return fates
 
 

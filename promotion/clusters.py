@@ -1,7 +1,8 @@
 """The history of clusters: what each run saw, under names that stay.
 
 One row per run, one per cluster and run. A run that is started again replaces its own rows; "earlier" is by the end
-of the runs' windows, so that an old window run again does not look into its future.
+of the runs' windows, so that an old window run again does not look into its future. Centroids of two embedders do not
+compare, so a run with another embedder begins anew: it knows no earlier cluster, and no id is given twice.
 """
 
 from __future__ import annotations
@@ -55,25 +56,26 @@ class ClusterHistory:
         """Let go of the database."""
         self._engine.dispose()
 
-    def known_before(self, run_id: str, until: datetime) -> tuple[list[Known], int]:
-        """Every cluster that runs before this one have seen, as the newest of them knows it, and the number for the
-        next new name."""
+    def known_before(self, run_id: str, until: datetime, embedder: str) -> tuple[list[Known], int]:
+        """Every cluster that runs before this one with the same embedder have seen, as the newest of them knows it,
+        and the number for the next new name."""
         with reading(self._engine) as connection:
             found: dict[str, Known] = {}
-            for run in self._earlier(connection, run_id, until):
+            for run in self._earlier(connection, run_id, until, embedder):
                 found |= {s.uid: s.known for s in _sightings(connection, run)}
             others = sa.select(CLUSTER_SIGHTINGS.c.uid).where(CLUSTER_SIGHTINGS.c.run_id != run_id).distinct()
             numbers = [int(uid.removeprefix("c-")) for uid in connection.execute(others).scalars()]
         return [found[uid] for uid in sorted(found)], max(numbers, default=0) + 1
 
-    def record(self, run_id: str, until: datetime, sightings: Sequence[Sighting]) -> None:
+    def record(self, run_id: str, until: datetime, embedder: str, sightings: Sequence[Sighting]) -> None:
         """Write what a run saw, in one transaction, in place of what it wrote before."""
         rows = [_row(run_id, place, sighting) for place, sighting in enumerate(sightings)]
         with writing(self._engine) as connection:
             connection.execute(CLUSTER_SIGHTINGS.delete().where(CLUSTER_SIGHTINGS.c.run_id == run_id))
-            there = CLUSTER_RUNS.update().where(CLUSTER_RUNS.c.run_id == run_id).values(until=_moment(until))
+            values = {"until": _moment(until), "embedder": embedder}
+            there = CLUSTER_RUNS.update().where(CLUSTER_RUNS.c.run_id == run_id).values(**values)
             if not connection.execute(there).rowcount:
-                connection.execute(CLUSTER_RUNS.insert().values(run_id=run_id, until=_moment(until)))
+                connection.execute(CLUSTER_RUNS.insert().values(run_id=run_id, **values))
             if rows:
                 connection.execute(CLUSTER_SIGHTINGS.insert(), rows)
 
@@ -96,11 +98,11 @@ class ClusterHistory:
         with reading(self._engine) as connection:
             return list(_runs(connection))
 
-    def _earlier(self, connection: Connection, run_id: str, until: datetime) -> Iterator[str]:
+    def _earlier(self, connection: Connection, run_id: str, until: datetime, embedder: str) -> Iterator[str]:
         own = connection.execute(sa.select(CLUSTER_RUNS.c.id).where(CLUSTER_RUNS.c.run_id == run_id)).scalar()
         for row in connection.execute(CLUSTER_RUNS.select().order_by(CLUSTER_RUNS.c.until, CLUSTER_RUNS.c.id)).all():
             before = row.until < _moment(until) or (row.until == _moment(until) and (own is None or row.id < own))
-            if row.run_id != run_id and before:
+            if row.run_id != run_id and row.embedder == embedder and before:
                 yield row.run_id
 
 

@@ -49,6 +49,7 @@ CLUSTER_RUNS = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("run_id", sa.String, nullable=False, unique=True),
     sa.Column("until", sa.String, nullable=False),
+    sa.Column("embedder", sa.String, nullable=False),
 )
 CLUSTER_SIGHTINGS = sa.Table(
     "cluster_sightings",

@@ -31,7 +31,7 @@ def sighting(uid, state=ClusterState.NEW, size=10, solved=False):
 
 
 def test_what_is_recorded_comes_back(history):
-    history.record("one", WEEK1, [sighting("c-0002"), sighting("c-0001")])
+    history.record("one", WEEK1, "m", [sighting("c-0002"), sighting("c-0001")])
     found = history.sightings("one")
     assert [s.uid for s in found] == ["c-0002", "c-0001"], "in the order of recording"
     assert (found[0].state, found[0].size, found[0].cost_usd, found[0].why) == (ClusterState.NEW, 10, 0.5, "because")
@@ -41,9 +41,9 @@ def test_what_is_recorded_comes_back(history):
 
 
 def test_a_later_run_knows_the_newest_of_each(history):
-    history.record("one", WEEK1, [sighting("c-0001"), sighting("c-0002")])
-    history.record("two", WEEK2, [sighting("c-0001", ClusterState.SOLVED, 0, solved=True), sighting("c-0003")])
-    known, number = history.known_before("three", WEEK2 + timedelta(days=7))
+    history.record("one", WEEK1, "m", [sighting("c-0001"), sighting("c-0002")])
+    history.record("two", WEEK2, "m", [sighting("c-0001", ClusterState.SOLVED, 0, solved=True), sighting("c-0003")])
+    known, number = history.known_before("three", WEEK2 + timedelta(days=7), "m")
     assert {k.uid: (str(k.state), k.solved) for k in known} == {
         "c-0001": ("solved", True),
         "c-0002": ("new", False),
@@ -54,26 +54,31 @@ def test_a_later_run_knows_the_newest_of_each(history):
 
 
 def test_an_old_window_run_again_does_not_look_into_its_future(history):
-    history.record("one", WEEK1, [sighting("c-0001")])
-    history.record("two", WEEK2, [sighting("c-0001"), sighting("c-0002")])
-    known, number = history.known_before("one", WEEK1)
+    history.record("one", WEEK1, "m", [sighting("c-0001")])
+    history.record("two", WEEK2, "m", [sighting("c-0001"), sighting("c-0002")])
+    known, number = history.known_before("one", WEEK1, "m")
     assert (known, number) == ([], 3), "no name is given twice"
-    again, _ = history.known_before("late", WEEK1)
+    again, _ = history.known_before("late", WEEK1, "m")
     assert [k.uid for k in again] == ["c-0001"], "of two runs over one window the first is the earlier"
 
 
 def test_a_run_that_is_started_again_replaces_its_own(history):
-    history.record("one", WEEK1, [sighting("c-0001"), sighting("c-0002")])
-    history.record("same", WEEK1, [sighting("c-0001")])
-    history.record("one", WEEK1, [sighting("c-0001")])
+    history.record("one", WEEK1, "m", [sighting("c-0001"), sighting("c-0002")])
+    history.record("same", WEEK1, "m", [sighting("c-0001")])
+    history.record("one", WEEK1, "m", [sighting("c-0001")])
     assert [s.uid for s in history.sightings("one")] == ["c-0001"]
     assert history.runs() == ["one", "same"], "and keeps its place"
+
+
+def test_another_embedder_begins_anew_but_gives_no_id_twice(history):
+    history.record("one", WEEK1, "m", [sighting("c-0001")])
+    assert history.known_before("two", WEEK2, "another") == ([], 2)
 
 
 def test_it_lives_beside_the_registry(tmp_path):
     url = f"sqlite:///{tmp_path / 'registry.db'}"
     registry, history = Registry(url, tmp_path), ClusterHistory(url)
-    history.record("one", WEEK1, [sighting("c-0001")])
+    history.record("one", WEEK1, "m", [sighting("c-0001")])
     assert registry.versions() == []
     registry.close()
     history.close()
