@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cascade.grade import GradeKind, grade
 from cascade.trace import Answer, Query, Trace
@@ -57,6 +60,12 @@ def collect_escalations(
             kept[trace.query.id] = _escalation(trace, grade_kind, right_at)
     ordered = sorted(kept.values(), key=lambda e: (_utc(e.time), e.id))
     return Collected(tuple(ordered), dict(sorted(dropped.items())))
+
+
+def distinct_rows(texts: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) for each text the row of its first equal, case and white space aside."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(" ".join(t.casefold().split()), row) for row, t in enumerate(texts)], np.int64)
 
 
 def _why_not(trace: Trace, start: datetime, end: datetime, kept: dict[str, Escalation]) -> str | None:

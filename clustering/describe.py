@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade.errors import InputError
+from clustering.causes import Cause, count_causes
 from clustering.cluster import Clustering
-from clustering.collect import Escalation
+from clustering.collect import Escalation, distinct_rows
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
+_TERM_CHARACTERS = 2000  # of a text, for its terms
 _WORD = re.compile(r"[^\W\d_]{2,}(?:'[^\W\d_]+)?")
 
 
@@ -37,11 +39,17 @@ class Cluster:
     """Serving cost of its escalations; None when the cost of any of them is unknown."""
     centroid: tuple[float, ...]
     """Mean member vector, length 1."""
+    n_distinct: int | None = None
+    """Distinct texts among them: ten thousand copies of one text are one. None in records of older runs."""
+    causes: dict[str, int] = field(default_factory=dict)
+    """Number of escalations by cause (see `clustering.causes`); they sum to `size`. Empty where not looked for."""
+    title: str | None = None
+    """Name written by the flagship, where asked for."""
 
     @property
     def name(self) -> str:
-        """A short name for people, from the terms; not an identity."""
-        return " / ".join(self.terms[:3]) or f"cluster {self.id}"
+        """A short name for people: its title, else from the terms; not an identity."""
+        return self.title or " / ".join(self.terms[:3]) or f"cluster {self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,12 @@ def describe_clusters(
     escalations: Sequence[Escalation],
     n_terms: int = 6,
     n_exemplars: int = 5,
+    causes: Sequence[Cause] | None = None,
 ) -> list[Cluster]:
     """Describe each cluster of n escalations, in order of id; noise is none of them.
 
+    A text that comes many times counts once for terms, exemplars and centroid, so that a flood of one query does not
+    speak for its cluster; sizes and costs count every escalation. `causes` (n) are split by cluster where given.
     Terms are by class-based TF-IDF over words and word pairs (Grootendorst 2022, BERTopic): frequency in
     the cluster times log(1 + mean cluster length / frequency overall). Raises InputError when the three
     inputs differ in length.
@@ -75,12 +86,18 @@ def describe_clusters(
             f"{len(clustering.labels)} labels and {len(embeddings)} embeddings do not fit {n} escalations; "
             "cluster the same escalations again."
         )
-    terms = _class_terms([e.text for e in escalations], clustering.labels, n_terms)
-    bare = [
-        _describe(label, np.flatnonzero(clustering.labels == label), embeddings, escalations, n_exemplars)
-        for label in range(clustering.n_clusters)
-    ]
-    return [replace(cluster, terms=terms.get(cluster.id, ())) for cluster in bare]
+    rows = distinct_rows([e.text for e in escalations])
+    first = np.unique(rows)
+    terms = _class_terms([escalations[i].text for i in first], clustering.labels[first], n_terms)
+    order = np.argsort(clustering.labels, kind="stable")
+    bounds = np.searchsorted(clustering.labels[order], np.arange(clustering.n_clusters + 1))
+    found = []
+    for label in range(clustering.n_clusters):
+        members = order[bounds[label] : bounds[label + 1]]
+        bare = _describe(label, members, np.unique(rows[members]), embeddings, escalations, n_exemplars)
+        split = count_causes(causes[i] for i in members) if causes is not None else {}
+        found.append(replace(bare, terms=terms.get(label, ()), causes=split))
+    return found
 
 
 def exemplar_index(
@@ -148,13 +165,14 @@ def farthest_first(points: Floats, n: int, max_cosine: float = 2.0) -> list[int]
 def _describe(
     label: int,
     members: Labels,
+    distinct: Labels,
     embeddings: Floats,
     escalations: Sequence[Escalation],
     n_exemplars: int,
 ) -> Cluster:
-    mean = embeddings[members].mean(axis=0)
+    mean = embeddings[distinct].mean(axis=0)
     centroid = mean / max(float(np.linalg.norm(mean)), 1e-12)
-    central = members[np.argsort(-(embeddings[members] @ centroid), kind="stable")[:n_exemplars]]
+    central = distinct[np.argsort(-(embeddings[distinct] @ centroid), kind="stable")[:n_exemplars]]
     own = [escalations[i] for i in members]
     costs = [e.cost_usd for e in own]
     known = [cost for cost in costs if cost is not None]
@@ -169,6 +187,7 @@ def _describe(
         n_unknown=sum(e.cheap_correct is None for e in own),
         escalated_cost_usd=sum(known) if len(known) == len(costs) else None,
         centroid=tuple(float(x) for x in centroid),
+        n_distinct=len(distinct),
     )
 
 
@@ -180,16 +199,27 @@ def _class_terms(texts: Sequence[str], labels: Labels, n_terms: int) -> dict[int
         return kept + [f"{a} {b}" for a, b in pairwise(kept)]
 
     clusters = sorted({int(label) for label in labels if label >= 0})
-    documents = [[t for t, own in zip(texts, labels, strict=True) if own == c] for c in clusters]
+    place = {label: row for row, label in enumerate(clusters)}
+    documents: list[list[str]] = [[] for _ in clusters]
+    for text, label in zip(texts, labels, strict=True):
+        if label >= 0:
+            documents[place[int(label)]].append(text[:_TERM_CHARACTERS])
     tokens = [[word for text in document for word in words(text)] for document in documents]
     if not any(tokens):
         return {}
     counter = CountVectorizer(analyzer=lambda document: document)
-    counts = counter.fit_transform(tokens).toarray().astype(np.float64)
-    lengths = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    weights = counts / lengths * np.log(1 + lengths.mean() / counts.sum(axis=0))
+    counts = counter.fit_transform(tokens).tocsr().astype(np.float64)
+    lengths = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
+    rarity = np.log(1 + lengths.mean() / np.asarray(counts.sum(axis=0)).ravel())
     vocabulary = counter.get_feature_names_out()
-    return {c: _best_terms(w, vocabulary, n_terms) for c, w in zip(clusters, weights, strict=True)}
+    terms = {}
+    for row, cluster in enumerate(clusters):  # row by row: clusters x vocabulary would not fit at a million texts
+        own = counts.getrow(row)
+        order = np.argsort(own.indices)
+        columns = own.indices[order]
+        weights = own.data[order] / lengths[row] * rarity[columns]
+        terms[cluster] = _best_terms(weights, vocabulary[columns], n_terms)
+    return terms
 
 
 def _best_terms(weights: NDArray[np.float64], vocabulary: Sequence[str], n_terms: int) -> tuple[str, ...]:

@@ -1,13 +1,19 @@
-"""Texts to unit vectors, with a cache on disk so that a query is embedded once in its life."""
+"""Texts to unit vectors, with a cache on disk so that a query is embedded once in its life.
+
+A vector is kept under what decides it: the text as the model reads it, the model's files (or its hub name and
+revision), the prompt before each text, and the number format of its weights.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +35,14 @@ class EmbedConfig(BaseModel):
     model: str
     """A folder, or a name on the model hub."""
     revision: str | None = None
+    """Of a hub name; pin it, or a model that changes there meets vectors of its older self in the cache."""
+    prompt: str = ""
+    """Put before each text, for models that were trained with one (e.g. "query: ")."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Format of the weights; the vectors are float32 in any case. Half precision is for GPUs."""
+    max_characters: int = Field(default=8000, ge=1)
+    """Longer texts are cut before they are embedded: what a query wants is said at its start, and the model reads a
+    few hundred tokens at most."""
     batch_size: int = Field(default=256, ge=1)
 
 
@@ -38,11 +52,13 @@ def embed_texts(
     """Embed texts: (n, d) float32, rows of length 1 (a text without known tokens gives a zero row).
 
     Equal texts are embedded once. With `cache_path` (an SQLite file, made if absent) vectors are kept
-    under a digest of the model's files and the text, and a killed call continues where it stopped.
-    Raises ConfigError when the model cannot be loaded.
+    under a digest of the model's files and the text, and a killed call continues where it stopped. The model runs
+    on the GPU when there is one, on batches of texts of like length. Raises ConfigError when the model cannot be
+    loaded.
     """
-    digests = [_text_digest(text) for text in texts]
-    unique = dict(zip(digests, texts, strict=True))
+    cut = [text[: config.max_characters] for text in texts]
+    digests = [_text_digest(text) for text in cut]
+    unique = dict(zip(digests, cut, strict=True))
     if cache_path is None:
         found = _embed_missing(unique, config, None, "", progress)
     else:
@@ -81,9 +97,17 @@ def forget_texts(cache_path: Path, texts: Collection[str]) -> None:
         cache.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
+def n_cut(texts: Sequence[str], config: EmbedConfig) -> int:
+    """How many texts are too long for the embedder and are embedded by their beginning."""
+    return sum(len(text) > config.max_characters for text in texts)
+
+
 def model_identity(config: EmbedConfig) -> str:
-    """Digest that changes when the model does: its files for a folder, name and revision for a hub name."""
+    """Digest that changes when the model does: its files for a folder, name and revision for a hub name; with the
+    prompt and the number format, where they are not the plain ones."""
     digest = hashlib.sha256()
+    if config.prompt or config.dtype != "float32":
+        digest.update(json.dumps([config.prompt, config.dtype]).encode())
     folder = Path(config.model)
     if not folder.is_dir():
         digest.update(f"{config.model}@{config.revision}".encode())
@@ -108,7 +132,7 @@ def _embed_missing(
 ) -> dict[str, Matrix]:
     if not missing:
         return {}
-    model = _load_model(config)
+    model = _load_model(config.model, config.revision, config.dtype)
     found: dict[str, Matrix] = {}
     items = sorted(missing.items(), key=lambda item: (len(item[1]), item[0]))  # like lengths pad little
     step = config.batch_size * _CHUNK_BATCHES
@@ -116,7 +140,8 @@ def _embed_missing(
         for start in range(0, len(items), step):
             chunk = items[start : start + step]
             vectors = model.encode(
-                [text for _, text in chunk],
+                [text.encode("utf-8", "replace").decode() for _, text in chunk],  # a lone surrogate is no text
+                prompt=config.prompt or None,
                 batch_size=config.batch_size,
                 show_progress_bar=False,
                 convert_to_numpy=True,
@@ -129,15 +154,16 @@ def _embed_missing(
     return found
 
 
-def _load_model(config: EmbedConfig) -> Any:
+@lru_cache(maxsize=1)
+def _load_model(model: str, revision: str | None, dtype: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(config.model, revision=config.revision)
+        kwargs = {} if dtype == "float32" else {"model_kwargs": {"dtype": dtype}}
+        return SentenceTransformer(model, revision=revision, **kwargs)
     except Exception as error:
         raise ConfigError(
-            f"The embedder {config.model!r} could not be loaded ({error}); "
-            "give a sentence-transformers folder or hub name."
+            f"The embedder {model!r} could not be loaded ({error}); give a sentence-transformers folder or hub name."
         ) from error
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import InputError
-from clustering.collect import Escalation
+from clustering.collect import Escalation, distinct_rows
 from clustering.describe import Cluster, farthest_first
 
 Floats = NDArray[np.float32]
@@ -99,9 +99,14 @@ def select_targeted(
         rows = np.flatnonzero((labels == cluster.id) & allowed)
         order = farthest_first(embeddings[rows], len(rows), config.near_duplicate_cosine)
         dropped["near-duplicate"] += len(rows) - len(order)
-        worth = cluster.size * share_wrong(cluster) * weights[cluster.id]
+        # One answer teaches all copies of a text, so a flood of one query is worth no more than one query.
+        traffic = cluster.size if cluster.n_distinct is None else cluster.n_distinct
+        worth = traffic * share_wrong(cluster) * weights[cluster.id]
         pools.append(_Pool(cluster.id, rows[order].tolist(), worth, config.answers_to_teach, config.n_answers))
     tail = np.flatnonzero((np.asarray(labels) == NOISE) & allowed)
+    copies = distinct_rows([escalations[int(i)].text for i in tail])
+    dropped["near-duplicate"] += len(tail) - len(np.unique(copies))
+    tail = tail[np.unique(copies)]
     pools.append(_noise_tail(tail, weights[NOISE], config, seed))
     chosen = _buy(pools, escalations, config, dropped)
     per_cluster = {pool.label: pool.taken for pool in pools if pool.taken}

@@ -68,29 +68,74 @@ def frontier_picture(path: Path, title: str, lines: Sequence[FrontierLine]) -> N
     temporary.replace(path)
 
 
-def cluster_map(
-    coords: NDArray[np.float32], labels: NDArray[np.int64], names: dict[int, str], counts: dict[int, int]
-) -> str:
-    """Scatter of escalations. `coords` (n, 2), `labels` (n,) with -1 for noise, names and sizes by label."""
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One cluster on the map."""
+
+    label: int
+    name: str
+    size: int
+    cost_usd: float | None
+    """What its escalations cost; None where unknown, and then all spots go by `size`."""
+
+
+def cluster_map(coords: NDArray[np.float32], labels: NDArray[np.int64], spots: Sequence[Spot]) -> str:
+    """The map as inline SVG. `coords` (n, 2), `labels` (n,) with -1 for noise."""
+    return _svg(_map(coords, labels, spots))
+
+
+def cluster_map_png(coords: NDArray[np.float32], labels: NDArray[np.int64], spots: Sequence[Spot]) -> bytes:
+    """The same map as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    _map(coords, labels, spots).savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _map(coords: NDArray[np.float32], labels: NDArray[np.int64], spots: Sequence[Spot]) -> Figure:
+    """Dots are escalated queries, coloured by cluster; a disc at a cluster's middle has the area of its cost."""
     figure = _figure(8.6, 4.9)
     axes = figure.subplots()
+    shown = _thinned(len(coords))
+    coords, labels = coords[shown], labels[shown]
     noise = labels == -1
-    axes.scatter(coords[noise, 0], coords[noise, 1], s=7, c=MUTED, label=f"noise ({int(noise.sum())})")
-    for rank, label in enumerate(sorted(counts, key=lambda k: -counts[k])):
-        inside = labels == label
+    axes.scatter(coords[noise, 0], coords[noise, 1], s=5, c=MUTED, linewidths=0)
+    by_cost = all(spot.cost_usd is not None for spot in spots)
+    weights = [(spot.cost_usd if by_cost else spot.size) or 0.0 for spot in spots]
+    largest = max(weights, default=0.0) or 1.0
+    for rank, place in enumerate(sorted(range(len(spots)), key=lambda i: -weights[i])):
+        spot, inside = spots[place], labels == spots[place].label
+        if not inside.any():
+            continue
         colour = PALETTE[rank % len(PALETTE)]
+        axes.scatter(coords[inside, 0], coords[inside, 1], s=6, color=colour, linewidths=0)
+        middle = np.median(coords[inside], axis=0)
+        label = f"{spot.name} ({_amount(spot, by_cost)})" if rank < 14 else None
+        area = 30 + 900 * weights[place] / largest
         axes.scatter(
-            coords[inside, 0],
-            coords[inside, 1],
-            s=9,
-            color=colour,
-            label=f"{names[label]} ({counts[label]})" if rank < 14 else None,
+            middle[0], middle[1], s=area, color=colour, alpha=0.3, edgecolors=colour, linewidths=1, label=label
         )
+        if rank < 30:
+            axes.annotate(spot.name.split(" ")[0], middle, fontsize=6, ha="center", va="center", color=INK)
     axes.set(xticks=[], yticks=[])
+    axes.set_title(
+        "disc area: " + ("cost of the cluster's escalations" if by_cost else "escalations"), fontsize=8, color=INK
+    )
     for side in axes.spines.values():
         side.set_color(MUTED)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, markerscale=1.8)
-    return _svg(figure)
+    if spots:
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+        for handle in legend.legend_handles:
+            handle.set_sizes([40])  # type: ignore[union-attr]
+    return figure
+
+
+def _amount(spot: Spot, by_cost: bool) -> str:
+    return f"{spot.size}, {spot.cost_usd:.3g} USD" if by_cost else str(spot.size)
+
+
+def _thinned(n: int, most: int = 20_000) -> NDArray[np.int64]:
+    """Rows that are drawn: all, or a fixed random choice of very many."""
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
 def bars(rows: Sequence[Bar], axis: str, line: tuple[float, str] | None = None, percent: bool = False) -> str:

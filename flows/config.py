@@ -16,8 +16,10 @@ from cascade.local import LocalTierConfig
 from cascade.router import RouterConfig
 from cascade.verifiers import RulesConfig
 from cascade.verifiers.config import VerifierConfig
+from clustering.causes import CausesConfig
 from clustering.cluster import ClusterConfig
 from clustering.embed import EmbedConfig
+from clustering.lineage import LineageConfig
 from clustering.target import TargetConfig
 from finetune.lora import TrainConfig
 from finetune.training_set import TrainingSetConfig
@@ -99,6 +101,10 @@ class RunConfig(_Strict):
     window: WindowConfig = WindowConfig()
     embed: EmbedConfig
     cluster: ClusterConfig = ClusterConfig()
+    causes: CausesConfig = CausesConfig()
+    lineage: LineageConfig = LineageConfig()
+    name_clusters: bool = False
+    """Let the flagship name each cluster from its exemplars: one small request per cluster, within the budget."""
     target: TargetConfig
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()

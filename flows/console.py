@@ -9,21 +9,43 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cascade.cost import cost_per_completed
+from cascade.errors import StageError
 from cascade.ingest import Ingested
 from cascade.recorded import Usage
 from cascade.verifiers import ScorerAccount
 from flows.canary import CanaryResult
+from flows.charts import cluster_map_png
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.forget import ForgetPlan
 from flows.recorded import PolicyResult, RecordedReplay
-from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, PROMOTE, load_clusters, load_decision, load_report
-from flows.rundir import read_json
+from flows.records import (
+    BUILD,
+    CLUSTER,
+    DECIDE,
+    EVALUATE,
+    PROMOTE,
+    load_clustering,
+    load_clusters,
+    load_decision,
+    load_fates,
+    load_report,
+)
+from flows.report import map_spots
+from flows.rundir import read_json, write_bytes
 from flows.serve import Replay
-from flows.summary import as_served, cluster_rows, flagship_cost_per_1000, metric_rows
+from flows.summary import (
+    as_served,
+    cluster_rows,
+    flagship_cost_per_1000,
+    lineage_rows,
+    metric_rows,
+    path_sentences,
+)
 from promotion.approval import needs_word
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
@@ -43,7 +65,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
     for key, value in rows[0].items():
         grid.add_column(key, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(str(value) for value in row.values()))
+        grid.add_row(*(escape(str(value)) for value in row.values()))
     console.print(grid)
 
 
@@ -157,7 +179,7 @@ def print_run(ctx: RunContext) -> None:
     chosen = {int(k): v for k, v in selection.get("per_cluster", {}).items()}
     manifest = ctx.run.manifest(CLUSTER)
     assert manifest is not None
-    table(f"What escalates ({manifest.counts['why']})", cluster_rows(clusters[:20], chosen))
+    table(f"What escalates ({manifest.counts['why']})", cluster_rows(clusters[:20], chosen, load_fates(ctx)))
     report = load_report(ctx.run.stage(EVALUATE))
     level = f"{1 - 2 * report.alpha:.0%}"
     table(f"Before and after, on {report.n} held-out queries ({level} intervals)", metric_rows(report))
@@ -176,6 +198,24 @@ def print_run(ctx: RunContext) -> None:
         say(f"queries until the run has paid for itself: {report.payback_why}")
     print_decision(ctx)
     say(f"\nreport: {(ctx.run.root / 'report.html').resolve()}")
+
+
+def print_clusters(ctx: RunContext, picture: Path | None) -> None:
+    """The run's clusters and what became of earlier ones, and the map's path."""
+    if ctx.run.manifest(CLUSTER) is None:
+        raise StageError(f"run {ctx.run.run_id} has no clusters yet: it has not finished {CLUSTER}")
+    clusters, fates, (clustering, _) = load_clusters(ctx), load_fates(ctx), load_clustering(ctx)
+    history = ctx.state.clusters
+    names = {sighting.uid: sighting.name for sighting in history.sightings(ctx.run.run_id)}
+    rows = lineage_rows(clusters, fates, history.first_seen(), names)
+    table(f"Clusters of {ctx.run.run_id}, {ctx.since:%Y-%m-%d} to {ctx.until:%Y-%m-%d}", rows)
+    for fate in fates:
+        if fate.cluster is None:
+            say(f"{fate.uid} {fate.state}: {fate.why}")
+    table("How they came about", [{"what": what, "value": value} for what, value in path_sentences(clustering)])
+    path = picture or ctx.run.root / "clusters.png"
+    write_bytes(path, cluster_map_png(clustering.coords_2d, clustering.labels, map_spots(clusters, fates)))
+    say(f"map: {path.resolve()}")
 
 
 def print_decision(ctx: RunContext) -> None:

@@ -15,6 +15,7 @@ from cascade.purchase import AnswerStore, Budget, Buyer
 from cascade.store import TraceStore, open_traces
 from flows.config import RunConfig, build_config
 from flows.rundir import RunDir, read_json, write_json
+from promotion.clusters import ClusterHistory
 from promotion.registry import Registry, Version
 
 
@@ -39,6 +40,10 @@ class State:
     @cached_property
     def registry(self) -> Registry:
         return Registry(self.registry_at or f"sqlite:///{self.root / 'registry.db'}", self.root)
+
+    @cached_property
+    def clusters(self) -> ClusterHistory:
+        return ClusterHistory(f"sqlite:///{self.root / 'registry.db'}")
 
 
 def open_state(config: RunConfig) -> State:
@@ -134,6 +139,16 @@ def open_run(root: Path) -> RunContext:
         champion_id=head["champion"],
         state=open_state(config),
     )
+
+
+def newest_run(runs: Path, stage: str) -> Path:
+    """Folder of the run that finished a stage last. Raises StageError when none has."""
+    found = sorted(runs.glob(f"*/{stage}/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise StageError(
+            f"no run in {runs} has reached {stage}: start one with `cascade-distill run` or name a --run-id"
+        )
+    return found[-1].parent.parent
 
 
 def _window(config: RunConfig, state: State) -> tuple[datetime, datetime]:

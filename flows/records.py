@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from cascade.trace import Answer, Trace, Verdict, answer_from_dict, trace_from_dict, verdict_from_dict
-from clustering.cluster import Clustering
+from clustering.cluster import Clustering, PathTaken
 from clustering.collect import Escalation, collect_escalations
 from clustering.describe import Cluster
+from clustering.lineage import Fate
 from evaluation.report import EvaluationReport, SolvedCluster
 from flows.context import RunContext
 from flows.rundir import digest_file, read_json, read_jsonl, write_jsonl
@@ -69,6 +70,7 @@ def load_clustering(ctx: RunContext) -> tuple[Clustering, NDArray[np.float32]]:
         coords_2d=coords,
         method=counts.get("method", ""),
         why=counts.get("why", ""),
+        path=PathTaken(**counts["path"]) if counts.get("path") else None,
     )
     return clustering, embeddings
 
@@ -76,6 +78,12 @@ def load_clustering(ctx: RunContext) -> tuple[Clustering, NDArray[np.float32]]:
 def load_verdicts(folder: Path) -> dict[str, Verdict]:
     """A stage's verdicts on the held-out queries, by query id."""
     return {row.pop("id"): verdict_from_dict(row) for row in read_jsonl(folder / "verdicts.jsonl")}
+
+
+def load_fates(ctx: RunContext) -> list[Fate]:
+    """What became of each cluster of this run and of earlier ones; empty for a run made before there was a history."""
+    path = ctx.run.stage(CLUSTER) / "lineage.jsonl"
+    return TypeAdapter(list[Fate]).validate_python(read_jsonl(path)) if path.exists() else []
 
 
 def load_report(folder: Path) -> EvaluationReport:

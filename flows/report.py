@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from clustering.describe import Cluster
+from clustering.lineage import Fate
 from evaluation.intervals import Interval
 from evaluation.metrics import Comparison
 from evaluation.report import EvaluationReport
@@ -24,12 +27,14 @@ from flows.records import (
     load_clusters,
     load_decision,
     load_escalations,
+    load_fates,
     load_report,
 )
 from flows.rundir import Manifest, read_json, read_jsonl, write_text
-from flows.summary import as_served, flagship_cost_per_1000, metric_rows
+from flows.summary import as_served, flagship_cost_per_1000, metric_rows, path_sentences
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_SHOWN = 300  # characters of an exemplar
 
 
 def write_report(ctx: RunContext) -> Path:
@@ -147,32 +152,47 @@ def _clusters(ctx: RunContext) -> dict[str, Any]:
     texts = {e.id: e.text for e in load_escalations(ctx)}
     path = ctx.run.stage(BUILD) / "selection.json"
     chosen = read_json(path).get("per_cluster", {}) if path.exists() else {}
-    picture = charts.cluster_map(
-        clustering.coords_2d,
-        clustering.labels,
-        {c.id: c.name for c in clusters},
-        {c.id: c.size for c in clusters},
-    )
+    fates = load_fates(ctx)
+    identity = {fate.cluster: fate for fate in fates if fate.cluster is not None}
+    picture = charts.cluster_map(clustering.coords_2d, clustering.labels, map_spots(clusters, fates))
     rows = [
         {
-            "id": c.id,
-            "terms": ", ".join(c.terms),
+            "id": identity[c.id].uid if c.id in identity else c.id,
+            "state": str(identity[c.id].state) if c.id in identity else "-",
+            "terms": c.title or ", ".join(c.terms),
             "size": c.size,
             "share": f"{c.share:.1%}",
-            "wrong": c.n_cheap_wrong,
-            "right": c.n_cheap_right,
+            "causes": ", ".join(f"{n} {cause}" for cause, n in c.causes.items() if n) or _graded(c),
             "selected": chosen.get(str(c.id), 0),
-            "exemplar": texts[c.exemplar_ids[0]],
+            "exemplar": texts[c.exemplar_ids[0]][:MOST_SHOWN],
         }
         for c in clusters
     ]
-    note = f"{clustering.method}: {clustering.why}; {clustering.noise_share:.1%} remain noise."
+    names = {s.uid: s.name for s in ctx.state.clusters.sightings(ctx.run.run_id)}
+    gone = [
+        {"id": fate.uid, "name": names.get(fate.uid, "-"), "state": str(fate.state), "why": fate.why}
+        for fate in fates
+        if fate.cluster is None
+    ]
+    note = f"{clustering.method}: {clustering.why}; {clustering.noise_share:.1%} of the queries remain noise."
     return {
         "clusters": rows,
         "n_escalations": len(clustering.labels),
         "clustering_note": note,
+        "clustering_path": path_sentences(clustering),
+        "gone": gone,
         "charts": {"clusters": picture},
     }
+
+
+def map_spots(clusters: Sequence[Cluster], fates: Sequence[Fate]) -> list[charts.Spot]:
+    """The clusters as the map shows them: by their identity, where they have one."""
+    uids = {fate.cluster: fate.uid for fate in fates}
+    return [charts.Spot(c.id, f"{uids.get(c.id, c.id)} {c.name}"[:44], c.size, c.escalated_cost_usd) for c in clusters]
+
+
+def _graded(cluster: Cluster) -> str:
+    return f"{cluster.n_cheap_wrong} cheap wrong, {cluster.n_cheap_right} cheap right"
 
 
 def _training(ctx: RunContext) -> dict[str, Any]:

@@ -16,10 +16,13 @@ from cascade.trace import Answer, Query, Verdict
 from cascade.verifiers import Verifier, fit_verifier
 from cascade.verifiers.config import Toolbox
 from clustering.embed import embed_texts
+from clustering.shards import embed_in_shards
 from flows.context import RunContext
 from flows.records import load_traces
 from flows.rundir import digest_json
 from flows.verifying import answer_bank, toolbox
+
+MOST_IN_MEMORY = 200_000  # texts that are embedded at once; their vectors also go to the cache
 
 
 def input_digests(ctx: RunContext, *stages: str) -> dict[str, str]:
@@ -47,6 +50,9 @@ def judging_settings(ctx: RunContext) -> dict[str, Any]:
 
 
 def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
+    """(n, d) unit vectors; very many texts in shards, whose vectors then stay on disk."""
+    if len(texts) > MOST_IN_MEMORY:
+        return embed_in_shards(texts, ctx.config.embed, ctx.run.root / "shards" / digest_json(texts)[:16])
     return embed_texts(texts, ctx.config.embed, ctx.config.state / "embeddings.db")
 
 

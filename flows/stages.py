@@ -14,6 +14,7 @@ Stages 04 to 06 serve every arm of a comparison; an arm's folders lie below arms
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from cascade.errors import InputError
 from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
 from cascade.verifiers import Verifier
-from clustering.cluster import cluster_embeddings
+from clustering.causes import count_causes, find_causes
 from clustering.describe import describe_clusters
+from clustering.embed import n_cut
 from clustering.target import TargetConfig, select_random, select_targeted
 from finetune.lora import TrainSpec
 from finetune.train import train_adapter
 from finetune.training_set import build_training_set, write_training_examples
+from flows.cluster_parts import embed_and_cluster, name_clusters, recognise, solved_clusters
 from flows.context import RunContext
 from flows.records import (
     BASELINE,
@@ -49,7 +52,7 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, digest_json, write_json, write_jsonl
-from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
+from flows.stage_parts import cheap_toolbox, input_digests, judge_all, judging_settings, refit_verifier
 from flows.verifying import account_rows, describe, keep
 
 MIN_PART = 50  # traces in each part of the window; below it no interval means anything
@@ -150,30 +153,48 @@ def cluster(ctx: RunContext) -> Manifest:
 
     def body(folder: Path) -> dict[str, Any]:
         escalations = load_escalations(ctx)
-        if len(escalations) < 20:
-            raise InputError(f"only {len(escalations)} escalations in the window: there is nothing to learn from yet")
-        embeddings = embed(ctx, [e.text for e in escalations])
-        clustering = cluster_embeddings(embeddings, ctx.config.cluster)
-        clusters = describe_clusters(clustering, embeddings, escalations)
+        clustering, embeddings, counts = embed_and_cluster(ctx, escalations)
+        rules, kind = ctx.config.rules, ctx.config.grade
+        causes = find_causes(escalations, embeddings, clustering.labels, kind, ctx.config.causes, rules)
+        clusters = describe_clusters(clustering, embeddings, escalations, causes=causes)
+        if ctx.config.name_clusters:
+            clusters, paid = name_clusters(ctx, clusters, escalations)
+            counts |= paid
+        fates = recognise(ctx, clusters, clustering.labels, embeddings, escalations)
         np.savez(folder / "clustering.npz", embeddings=embeddings, coords=clustering.coords_2d)
         write_jsonl(
             folder / "assignment.jsonl",
             (
-                {"id": e.id, "cluster": int(label), "adopted": bool(adopted)}
-                for e, label, adopted in zip(escalations, clustering.labels, clustering.adopted, strict=True)
+                {"id": e.id, "cluster": int(label), "adopted": bool(adopted), "cause": str(cause)}
+                for e, label, adopted, cause in zip(
+                    escalations, clustering.labels, clustering.adopted, causes, strict=True
+                )
             ),
         )
         write_jsonl(folder / "clusters.jsonl", (asdict(c) for c in clusters))
+        write_jsonl(folder / "lineage.jsonl", (asdict(fate) for fate in fates))
+        write_jsonl(folder / "solved.jsonl", (asdict(solved) for solved in solved_clusters(ctx)))
         return {
             "escalations": len(escalations),
             "escalated_as_served": sum(trace.escalated for trace in load_traces(ctx, "pool")),
-            "clusters": len(clusters),
+            "clusters": clustering.n_clusters,
             "noise_share": clustering.noise_share,
             "method": clustering.method,
             "why": clustering.why,
+            "path": asdict(clustering.path) if clustering.path else None,
+            "texts_cut_for_the_embedder": n_cut([e.text for e in escalations], ctx.config.embed),
+            "states": dict(Counter(str(fate.state) for fate in fates)),
+            "causes": count_causes(causes),
+            **counts,
         }
 
-    config = {"embed": ctx.config.embed.model_dump(), "cluster": ctx.config.cluster.model_dump()}
+    config = {
+        "embed": ctx.config.embed.model_dump(),
+        "cluster": ctx.config.cluster.model_dump(),
+        "causes": ctx.config.causes.model_dump(),
+        "lineage": ctx.config.lineage.model_dump(),
+        "name_clusters": ctx.config.name_clusters,
+    }
     return ctx.run.run_stage(CLUSTER, config, input_digests(ctx, COLLECT, BASELINE), body)
 
 

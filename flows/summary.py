@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clustering.causes import Cause
+from clustering.cluster import Clustering
 from clustering.describe import Cluster
+from clustering.lineage import Fate
 from evaluation.intervals import Interval
 from evaluation.metrics import SideMetrics
 from evaluation.report import EvaluationReport
@@ -54,12 +57,16 @@ def flagship_cost_per_1000(side: SideMetrics) -> float | None:
     return cost.value / ratio.value if cost and ratio and ratio.value > 0 else None
 
 
-def cluster_rows(clusters: Sequence[Cluster], selected: dict[int, int] | None = None) -> list[Row]:
-    """One row per cluster, largest first."""
+def cluster_rows(
+    clusters: Sequence[Cluster], selected: dict[int, int] | None = None, fates: Sequence[Fate] = ()
+) -> list[Row]:
+    """One row per cluster, in order of their numbers."""
+    by_cluster = {fate.cluster: fate for fate in fates}
     return [
         {
             "cluster": c.id,
-            "terms": ", ".join(c.terms[:4]),
+            **({"id": by_cluster[c.id].uid, "state": str(by_cluster[c.id].state)} if c.id in by_cluster else {}),
+            "terms": c.title or ", ".join(c.terms[:4]),
             "queries": c.size,
             "share": f"{c.share:.1%}",
             "cheap wrong": c.n_cheap_wrong,
@@ -67,6 +74,59 @@ def cluster_rows(clusters: Sequence[Cluster], selected: dict[int, int] | None = 
             **({"chosen": selected.get(c.id, 0)} if selected is not None else {}),
         }
         for c in clusters
+    ]
+
+
+def lineage_rows(
+    clusters: Sequence[Cluster], fates: Sequence[Fate], first_seen: Mapping[str, str], names: Mapping[str, str]
+) -> list[Row]:
+    """One row per cluster of the run and per earlier one: identity, size, cost share, state, causes."""
+    described = {c.id: c for c in clusters}
+    total = total_cost(clusters)
+    rows = []
+    for fate in fates:
+        cluster = described.get(fate.cluster) if fate.cluster is not None else None
+        cost = cluster.escalated_cost_usd if cluster else 0.0
+        causes = cluster.causes if cluster else {}
+        rows.append(
+            {
+                "id": fate.uid,
+                "name": names.get(fate.uid, cluster.name if cluster else "-"),
+                "state": str(fate.state),
+                "queries": cluster.size if cluster else 0,
+                "texts": cluster.n_distinct if cluster and cluster.n_distinct is not None else "-",
+                "cost share": "unknown" if cost is None or not total else f"{cost / total:.1%}",
+                "first seen": first_seen.get(fate.uid, "-"),
+                **{str(cause): causes.get(str(cause), 0) for cause in Cause},
+            }
+        )
+    return rows
+
+
+def total_cost(clusters: Sequence[Cluster]) -> float | None:
+    """What the escalations of all clusters cost; None when any of it is unknown."""
+    costs = [c.escalated_cost_usd for c in clusters]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
+def path_sentences(clustering: Clustering) -> list[tuple[str, str]]:
+    """How the clusters came about: (what, value) pairs for a table."""
+    path = clustering.path
+    if path is None:
+        return [("method", clustering.method), ("noise", f"{clustering.noise_share:.1%}")]
+    sampled = f", {path.n_sampled:,} sampled" if path.n_sampled < path.n_points else ""
+    merged = "-" if path.n_leaves is None else f"{path.n_leaves}, {clustering.n_clusters}"
+    return [
+        ("method", clustering.method),
+        ("reduction", path.reduction),
+        ("distinct texts", f"{path.n_points:,}{sampled}"),
+        ("smallest group", f"{path.min_cluster_size} texts"),
+        ("HDBSCAN's groups, merged into", merged),
+        ("noise before the policy", "-" if path.noise_before is None else f"{path.noise_before:.1%}"),
+        ("noise adopted by a near cluster", f"{path.n_adopted:,} texts"),
+        ("noise after the policy", f"{path.noise_after:.1%}"),
+        ("fallback", path.fallback or "not needed"),
     ]
 
 

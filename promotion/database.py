@@ -6,7 +6,18 @@ import sqlalchemy as sa
 
 from cascade.database import connect, reading, writing
 
-__all__ = ["ALIASES", "HISTORY", "LINEAGE", "METADATA", "VERSIONS", "connect", "reading", "writing"]
+__all__ = [
+    "ALIASES",
+    "CLUSTER_RUNS",
+    "CLUSTER_SIGHTINGS",
+    "HISTORY",
+    "LINEAGE",
+    "METADATA",
+    "VERSIONS",
+    "connect",
+    "reading",
+    "writing",
+]
 
 METADATA = sa.MetaData()
 VERSIONS = sa.Table(
@@ -52,6 +63,31 @@ LINEAGE = sa.Table(
     sa.Column("config_digest", sa.String),
     sa.Column("report_digest", sa.String),
     sa.Column("card", sa.Text),
+)
+CLUSTER_RUNS = sa.Table(
+    "cluster_runs",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String, nullable=False, unique=True),
+    sa.Column("until", sa.String, nullable=False),
+    sa.Column("embedder", sa.String, nullable=False),
+)
+CLUSTER_SIGHTINGS = sa.Table(
+    "cluster_sightings",
+    METADATA,
+    sa.Column("run_id", sa.ForeignKey("cluster_runs.run_id"), primary_key=True),
+    sa.Column("uid", sa.String, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("cluster", sa.Integer),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("cost_usd", sa.Float),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("solved", sa.Boolean, nullable=False),
+    sa.Column("members", sa.String, nullable=False),
+    sa.Column("centroid", sa.LargeBinary, nullable=False),
+    sa.Column("reach", sa.Float, nullable=False),
 )
 _REFUSE = (
     "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{why}'; END $$"

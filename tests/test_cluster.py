@@ -69,7 +69,7 @@ def test_few_points_fall_back_to_ward_and_say_so():
 
 def test_too_much_noise_falls_back_and_says_so():
     points, _ = blobs([20, 20], n_noise=360)
-    result = cluster_embeddings(points, ClusterConfig(reducer="none"))
+    result = cluster_embeddings(points, ClusterConfig(reducer="none", min_cluster_size=15))
     assert result.method == "ward"
     assert "as noise" in result.why
     assert "max_noise_share = 50%" in result.why
@@ -112,7 +112,7 @@ def test_bad_embeddings_are_refused():
 
 
 def test_smallest_cluster_grows_with_the_data():
-    assert [chosen_min_cluster_size(n) for n in (10, 300, 6000, 40_000)] == [5, 5, 15, 40]
+    assert [chosen_min_cluster_size(n) for n in (10, 300, 6000, 40_000)] == [4, 4, 6, 40]
 
 
 @pytest.mark.skipif(not (CLINC.is_file() and POTION.is_dir()), reason="CLINC150 or the embedder is not there")
@@ -129,3 +129,46 @@ def test_real_intents_are_found_again():
 
 def hash_of(name):
     return sum(name.encode())
+
+
+def test_above_the_sample_every_point_goes_to_its_own_group():
+    points, truth = blobs([500, 400, 300], spread=0.1, n_noise=0)
+    shuffled = np.random.default_rng(0).permutation(len(points))
+    points, truth = points[shuffled], truth[shuffled]
+    config = ClusterConfig(reducer="pca", sample_points=400, min_cluster_size=20)
+    result = cluster_embeddings(points, config)
+    assert (result.path.n_points, result.path.n_sampled) == (1200, 400)
+    assert "of a sample of 400" in result.why
+    alone = np.where(result.labels < 0, 10_000 + np.arange(1200), result.labels)
+    assert adjusted_rand_score(truth, alone) > 0.95
+    assert np.isfinite(result.coords_2d).all() and result.coords_2d.shape == (1200, 2)
+
+
+def test_mapped_embeddings_cluster_like_those_in_memory(tmp_path):
+    points, _ = blobs([500, 400, 300], spread=0.1)
+    np.save(tmp_path / "points.npy", points)
+    mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
+    config = ClusterConfig(reducer="pca", sample_points=400, min_cluster_size=20)
+    assert np.array_equal(cluster_embeddings(mapped, config).labels, cluster_embeddings(points, config).labels)
+
+
+def test_the_tail_of_noise_is_capped():
+    points, _ = blobs([120, 120, 120], spread=0.2, n_noise=150, d=6)
+    config = ClusterConfig(reducer="none", min_samples=15, min_cluster_size=15, max_tail_share=1, max_noise_share=1)
+    free = cluster_embeddings(points, config)
+    capped = cluster_embeddings(points, config.model_copy(update={"max_tail_share": 0.02}))
+    assert free.noise_share > 0.02, "the cap has something to do"
+    assert capped.noise_share <= 0.02
+    assert np.all(capped.labels[free.labels >= 0] >= 0), "the cap adopts more, and lets go of none"
+
+
+def test_the_path_says_what_was_done():
+    points, _ = blobs([150, 150, 150], spread=0.1)
+    path = cluster_embeddings(points, ClusterConfig(reducer="pca", n_components=8, min_cluster_size=10, seed=3)).path
+    assert path.reduction == "pca to 8 dimensions, seed 3"
+    assert path.fallback is None
+    assert path.n_leaves >= 3
+    assert 0 <= path.noise_after <= path.noise_before < 1
+    few = cluster_embeddings(points[:50]).path
+    assert "min_points" in few.fallback
+    assert few.n_leaves is None

@@ -67,3 +67,13 @@ def test_another_model_does_not_read_this_ones_vectors(config, tmp_path):
 def test_no_texts_and_blank_texts(config):
     assert embed_texts([], config, progress=False).shape[0] == 0
     assert np.isfinite(embed_texts(["", "hello"], config, progress=False)).all()
+
+
+def test_a_prompt_changes_the_vectors_and_their_identity(config, tmp_path):
+    asking = config.model_copy(update={"prompt": "cancel the order: "})
+    assert model_identity(asking) != model_identity(config)
+    assert model_identity(config.model_copy(update={"dtype": "float16"})) != model_identity(config)
+    cache = tmp_path / "vectors.db"
+    plain, prompted = (embed_texts(TEXTS[:1], c, cache, progress=False) for c in (config, asking))
+    assert not np.allclose(plain, prompted)
+    assert np.allclose(prompted, embed_texts(["cancel the order: " + TEXTS[0]], config, progress=False), atol=1e-5)

@@ -1,0 +1,121 @@
+"""Fewer dimensions before density: UMAP (McInnes, Healy, Melville 2018) or PCA, and the flat picture of the result."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+Neighbours = tuple[Indices, Floats]
+Reducer = Literal["umap", "pca", "none"]
+
+
+def reduce_points(
+    points: Floats, reducer: Reducer, n_components: int, near: Neighbours, seed: int, n_epochs: int | None = None
+) -> Floats:
+    """(n, d) unit vectors to (n, n_components), or as they are for "none".
+
+    `near` are the points' nearest neighbours (n, k) and their distances, each point its own first; k is UMAP's number
+    of neighbours. `n_epochs` of UMAP: its own choice (500 below 10,000 points) where None.
+    """
+    if reducer == "umap":
+        return _umap(points, n_components, near, seed, n_epochs)
+    if reducer == "pca":
+        return unit_rows(pca(points, n_components, seed))
+    return points
+
+
+def pca(points: Floats, n_components: int, seed: int) -> Floats:
+    """Principal components; fewer where the points have fewer dimensions."""
+    from sklearn.decomposition import PCA
+
+    n = min(n_components, *points.shape)
+    with np.errstate(invalid="ignore"):  # points that are all equal explain none of no variance
+        return np.asarray(PCA(n, random_state=seed).fit_transform(points), np.float32)
+
+
+def unit_rows(points: Floats) -> Floats:
+    """Rows of length 1; zero rows stay."""
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    return np.asarray(np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0), np.float32)
+
+
+def lay_flat(reduced: Floats, n_neighbors: int, seed: int) -> Floats:
+    """The reduced points' own space laid flat for a picture: a short UMAP, begun from their PCA."""
+    flat = flat_pca(reduced, seed)
+    if len(reduced) <= n_neighbors:
+        return flat
+    indices, distances = nearest_neighbors(reduced, n_neighbors)
+    with quiet():
+        from umap import UMAP
+
+        layout = UMAP(
+            n_neighbors=n_neighbors,
+            n_epochs=100,
+            random_state=seed,
+            n_jobs=1,
+            init=(10 * flat / max(float(np.abs(flat).max()), 1e-9)).astype(np.float32),
+            precomputed_knn=(indices, distances, None),
+        )
+        return np.asarray(layout.fit_transform(reduced), np.float32)
+
+
+def flat_pca(points: Floats, seed: int) -> Floats:
+    """(n, 2) first two principal components, zeros where there are none."""
+    coords = np.zeros((len(points), 2), np.float32)
+    if len(points) > 1:
+        flat = pca(points, 2, seed)
+        coords[:, : flat.shape[1]] = flat
+    return coords
+
+
+def nearest_neighbors(points: Floats, k: int) -> Neighbours:
+    """(n, k) nearest neighbours and euclidean distances, each point its own first. Exact search: for tens of
+    thousands of points it is done before UMAP has compiled its approximate one."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, len(points))
+    method = "brute" if points.shape[1] > 20 else "kd_tree"
+    distances, indices = NearestNeighbors(n_neighbors=k - 1, algorithm=method).fit(points).kneighbors()
+    itself = np.arange(len(points))[:, None]
+    return np.hstack([itself, indices]), np.hstack([np.zeros_like(itself), distances]).astype(np.float32)
+
+
+def _umap(points: Floats, n_components: int, near: Neighbours, seed: int, n_epochs: int | None) -> Floats:
+    indices, distances = near
+    cosine = distances**2 / 2  # of unit vectors
+    with quiet():
+        from umap import UMAP
+
+        reducer = UMAP(
+            n_components=n_components,
+            n_neighbors=indices.shape[1],
+            n_epochs=n_epochs,
+            min_dist=0.0,
+            metric="cosine",
+            random_state=seed,
+            n_jobs=1,
+            init="pca" if min(points.shape) > n_components else "random",
+            precomputed_knn=(indices, cosine, None),
+        )
+        return np.asarray(reducer.fit_transform(points), np.float32)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hush what umap, numba and hdbscan say about themselves; nothing of it concerns the user's data."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ImportWarning)  # optional tensorflow
+        warnings.filterwarnings("ignore", category=SyntaxWarning)  # hdbscan's docstrings
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="umap")
+        warnings.filterwarnings("ignore", module="numba")
+        warnings.filterwarnings("ignore", module="sklearn")
+        yield
