@@ -18,7 +18,15 @@ from cascade.trace import Answer, Outcome, Query, TokenConfidence, Trace, Verdic
 from flows import stages
 from flows.config import build_config, read_yaml
 from flows.context import RunContext, open_state, start_run
-from flows.records import CLUSTER, load_clusters, load_escalations, load_fates, load_labels
+from flows.records import (
+    CLUSTER,
+    load_clusters,
+    load_escalations,
+    load_fates,
+    load_labels,
+    load_solved,
+    load_traces,
+)
 from flows.report import write_report
 from lab.skills import KNOWN, NEW, draw_query
 from lab.world import LabConfig
@@ -173,3 +181,17 @@ def test_an_unknown_run_is_one_sentence(story):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "holds no run" in done.stderr
+
+
+def test_what_is_solved_stands_before_the_gate_with_its_heldout_queries(story):
+    _, runs, skills = story
+    found = load_solved(runs[2])
+    assert {cluster.lineage for cluster in found} == {
+        fate.uid for fate in load_fates(runs[2]) if fate.state == "solved"
+    }
+    heldout = {t.query.id for t in load_traces(runs[2], "heldout")}
+    for cluster in found:
+        assert len(cluster.query_ids) > 10
+        assert set(cluster.query_ids) <= heldout
+        own = [skills[i] == SOLVED for i in cluster.query_ids]
+        assert sum(own) > 0.8 * len(own)
