@@ -14,6 +14,7 @@ Stages 04 to 06 serve every arm of a comparison; an arm's folders lie below arms
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from clustering.describe import describe_clusters
 from clustering.target import TargetConfig, select_random, select_targeted
 from finetune.lora import TrainSpec
 from finetune.train import train_adapter
-from finetune.training_set import build_training_set, write_training_examples
+from finetune.training_set import build_training_set, write_heldout_keys, write_training_examples
 from flows.context import RunContext
 from flows.records import (
     BASELINE,
@@ -158,15 +159,19 @@ def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) 
         _adopt(ctx, [pool[i] for i in ids])
         purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {arm}")
         labels = load_labels(ctx)
+        heldout = {t.query.text for part in ("calibration", "heldout") for t in load_traces(ctx, part)}
         training = build_training_set(
             [(pool[i].query, purchase.answers[i]) for i in ids if i in purchase.answers],
             list(pool.values()),
-            {t.query.text for part in ("calibration", "heldout") for t in load_traces(ctx, part)},
+            heldout,
             ctx.config.training_set,
             ctx.seed,
             clusters=labels,
         )
+        n_overlap = training.counts["heldout_overlap"]
+        print(f"training set: {n_overlap} candidates overlap a held-out query and are left out", file=sys.stderr)
         write_training_examples(folder / "training.jsonl", training.examples)
+        write_heldout_keys(folder / "heldout_keys.txt", heldout)
         write_jsonl(folder / "dropped.jsonl", ({"id": i, "reason": reason} for i, reason in training.dropped))
         write_json(folder / "selection.json", {"arm": arm, "ids": ids, **selection})
         return {
@@ -219,6 +224,7 @@ def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = Non
             revision=ctx.config.student.revision,
             init_adapter=champion.adapter,
             examples=build_folder / "training.jsonl",
+            heldout=build_folder / "heldout_keys.txt",
             out=folder / "adapter",
             token_budget=token_budget,
             seed=ctx.seed,
