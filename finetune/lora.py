@@ -114,7 +114,7 @@ class TrainSpec(TrainConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
+class Data:
     """What one training reads: encoded examples, the plan of steps over them, and those held back."""
 
     encoded: list[EncodedExample]
@@ -147,17 +147,17 @@ def train(spec: TrainSpec, work_dir: Path) -> None:
     if _is_done(spec, data.steps):
         print(f"{spec.out} holds this very training already", file=sys.stderr)
         return
-    done = _Run(spec, work_dir, model, data, accelerator).steps()
+    done = Run(spec, work_dir, model, data, accelerator).steps()
     if accelerator.is_main_process:
         record = {**_record(spec, model, data, done), "base_digest": found}
         _write_adapter(spec, work_dir, model, data.encoded[:4], record)
     accelerator.wait_for_everyone()
 
 
-class _Run:
+class Run:
     """One training under way."""
 
-    def __init__(self, spec: TrainSpec, work_dir: Path, model: Any, data: _Data, accelerator: Any) -> None:
+    def __init__(self, spec: TrainSpec, work_dir: Path, model: Any, data: Data, accelerator: Any) -> None:
         import torch
 
         from finetune.loss import Gradients
@@ -286,7 +286,7 @@ def _write_adapter(
     (work_dir / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _record(spec: TrainSpec, model: Any, data: _Data, done: Progress) -> dict[str, Any]:
+def _record(spec: TrainSpec, model: Any, data: Data, done: Progress) -> dict[str, Any]:
     seen = [data.encoded[row] for step in data.steps[: len(done.losses)] for row in step]
     tail = done.losses[-max(1, len(done.losses) // 10) :]
     return {
@@ -309,7 +309,7 @@ def _record(spec: TrainSpec, model: Any, data: _Data, done: Progress) -> dict[st
     }
 
 
-def _prepare(spec: TrainSpec, tokenizer: Any, model: Any, examples: Sequence[TrainingExample]) -> _Data:
+def _prepare(spec: TrainSpec, tokenizer: Any, model: Any, examples: Sequence[TrainingExample]) -> Data:
     stops = stop_token_ids(tokenizer, model.generation_config)
     held = _held_back(examples, spec.validation_share, spec.seed)
     encoded = [encode_example(tokenizer, e.id, e.messages, e.answer, stops) for e in examples]
@@ -318,7 +318,7 @@ def _prepare(spec: TrainSpec, tokenizer: Any, model: Any, examples: Sequence[Tra
     training = [e for e in fitting if e.id not in held]
     lengths = [len(e.ids) for e in training]
     steps = plan_batches(lengths, spec.batch_tokens, spec.epochs, spec.token_budget, spec.seed)
-    return _Data(training, steps, [e for e in fitting if e.id in held], len(encoded) - len(fitting))
+    return Data(training, steps, [e for e in fitting if e.id in held], len(encoded) - len(fitting))
 
 
 def _held_back(examples: Sequence[TrainingExample], share: float, seed: int) -> set[str]:

@@ -97,7 +97,7 @@ def check_template(
         if tuple(served) != prompt:
             raise StageError(
                 f"Example {example.id!r} is served as {len(served)} tokens ending {tokenizer.decode(served[-8:])!r} "
-                f"and trained as {len(prompt)} ending {tokenizer.decode(prompt[-8:])!r}; use one chat template for both."
+                f"and trained as {len(prompt)} ending {tokenizer.decode(prompt[-8:])!r}; use one template for both."
             )
 
 
