@@ -197,7 +197,7 @@ def report(given: Any, results: dict[str, list[Result]], per_step: int) -> None:
     lengths = f"{mean - answer:.0f} / {answer:.0f} tokens on average"
     table(f"{given.model}, {given.shape} ({lengths}), {given.steps} steps of {per_step}, {given.repeats} repeats", rows)
     say(
-        f"{given.device}, {given.dtype}, {given.threads} threads, rank {given.rank}, {time.strftime('%Y-%m-%d')}; medians"
+        f"{given.device}, {given.dtype}, {given.threads} threads, rank {given.rank}; medians"
         f" with range; made by: python -m benchmarks.train_throughput {' '.join(sys.argv[1:])}"
     )
 

@@ -127,8 +127,8 @@ class Gradients:
                     loss = self.loss(piece) / n_tokens
                     loss.backward()
                     total += float(loss.detach())
-            except torch.OutOfMemoryError:
-                if not self._back_off(pieces):
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._back_off(pieces):
                     raise
             else:
                 return total
@@ -162,6 +162,11 @@ class Gradients:
         if self.fast is not None:
             self.fast.checkpointing = True
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: a GPU's error has a type of its own, the CPU allocator's only a text."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 def flat_gradient(weights: Sequence[Tensor]) -> Tensor:
