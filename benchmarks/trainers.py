@@ -109,7 +109,7 @@ def ours_in_trainer(job: Job, rows: Sequence[tuple[list[int], int]], begin: Call
     model = adapted(job)
     gradients = Gradients(model, 1024 if job.device == "cpu" else 1 << 30)
     gradients.refresh()
-    gradients.loss(encoded[:2]).backward()
+    gradients.loss(encoded[:2]).backward()  # type: ignore[no-untyped-call]
     model.zero_grad()
 
     class Ours(Trainer):  # type: ignore[misc]

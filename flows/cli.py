@@ -12,7 +12,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, loop, registry, traffic
+from flows.commands import checks, loop, registry, traffic, train
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -30,6 +30,7 @@ COMMANDS = (
     loop.run,
     loop.compare,
     loop.report,
+    train.sweep,
     registry.promote,
     registry.rollback,
     registry.status,

@@ -215,21 +215,9 @@ def _select(ctx: RunContext, arm: Arm, target: TargetConfig) -> tuple[list[str],
 def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = None) -> Manifest:
     """LoRA on the training set, in a subprocess of its own."""
     champion = ctx.champion()
-    build_folder = ctx.run.stage(ctx.arm_stage(arm, BUILD))
 
     def body(folder: Path) -> dict[str, Any]:
-        spec = TrainSpec(
-            **ctx.config.train.model_dump(),
-            base_model=ctx.config.student.base_model,
-            revision=ctx.config.student.revision,
-            init_adapter=champion.adapter,
-            examples=build_folder / "training.jsonl",
-            heldout=build_folder / "heldout_keys.txt",
-            out=folder / "adapter",
-            token_budget=token_budget,
-            seed=ctx.seed,
-        )
-        adapter = train_adapter(spec, folder / "work")
+        adapter = train_adapter(train_spec(ctx, folder / "adapter", arm, token_budget), folder / "work")
         return {k: v for k, v in asdict(adapter).items() if k != "path"}
 
     config = {
@@ -241,6 +229,22 @@ def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = Non
     }
     inputs = input_digests(ctx, ctx.arm_stage(arm, BUILD))
     return ctx.run.run_stage(ctx.arm_stage(arm, TRAIN), config, inputs, body)
+
+
+def train_spec(ctx: RunContext, out: Path, arm: Arm = "targeted", token_budget: int | None = None) -> TrainSpec:
+    """One training on the arm's training set, from the champion's adapter on."""
+    build_folder = ctx.run.stage(ctx.arm_stage(arm, BUILD))
+    return TrainSpec(
+        **ctx.config.train.model_dump(),
+        base_model=ctx.config.student.base_model,
+        revision=ctx.config.student.revision,
+        init_adapter=ctx.champion().adapter,
+        examples=build_folder / "training.jsonl",
+        heldout=build_folder / "heldout_keys.txt",
+        out=out,
+        token_budget=token_budget,
+        seed=ctx.seed,
+    )
 
 
 def _adopt(ctx: RunContext, traces: list[Trace]) -> None:

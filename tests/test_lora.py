@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
@@ -9,7 +10,11 @@ from tiny_student import TEMPLATE_THAT_REWRITES, make_student
 from cascade.errors import ConfigError, StageError
 from finetune import lora
 from finetune.adapter import load_adapter_record
+from finetune.encode import encode_example, stop_token_ids
 from finetune.lora import TrainSpec, schedule, train
+from finetune.loss import Gradients
+from finetune.student import load_student
+from finetune.sweep import sweep
 from finetune.training_set import TrainingExample, read_training_examples, write_training_examples
 
 
@@ -207,3 +212,36 @@ def test_bfloat16_base_trains_a_float32_adapter(base, tmp_path):
     train(spec, tmp_path)
     assert {t.dtype for t in load_file(spec.out / "adapter_model.safetensors").values()} == {torch.float32}
     assert json.loads((spec.out / "train.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_ends_early_when_the_examples_held_back_no_longer_gain_and_keeps_the_best(base, tmp_path):
+    rng = random.Random(0)
+    noise = [
+        TrainingExample(f"q{i}", ({"role": "user", "content": f"toss {i}"},), f"{rng.randrange(10**6)}", "flagship")
+        for i in range(24)
+    ]
+    spec = spec_of(base, tmp_path, epochs=60, rank=16, validation_share=0.25, patience=2)
+    write_training_examples(spec.examples, noise)
+    train(spec, tmp_path)
+    record = json.loads((spec.out / "train.json").read_text())
+    curve = [json.loads(line) for line in (spec.out / "validation.jsonl").read_text().splitlines()]
+    assert (record["n_examples"], record["n_validation"]) == (18, 6)
+    assert record["n_steps"] < record["n_steps_planned"]
+    assert record["validation_loss"] == min(row["loss"] for row in curve)
+    assert min(row["loss"] for row in curve[-2:]) > record["validation_loss"]
+    tokenizer, model = load_student(spec.model_copy(update={"init_adapter": spec.out}), torch.device("cpu"))
+    held = lora._held_back(noise, 0.25, 0)
+    stops = stop_token_ids(tokenizer)
+    encoded = [encode_example(tokenizer, e.id, e.messages, e.answer, stops) for e in noise if e.id in held]
+    assert Gradients(model, 1000).mean_loss(encoded) == pytest.approx(record["validation_loss"], rel=1e-4)
+
+
+def test_a_sweep_picks_on_what_is_held_back(base, tmp_path):
+    seen = []
+    spec = spec_of(base, tmp_path, epochs=2, validation_share=0.25)
+    trials = sweep(spec, [1e-5, 0.02], [2], tmp_path / "sweep", seen.append)
+    assert [t.learning_rate for t in trials] == [0.02, 1e-5]
+    assert trials[0].validation_loss < trials[1].validation_loss
+    assert len(seen) == 2
+    with pytest.raises(ConfigError, match="validation_share"):
+        sweep(spec_of(base, tmp_path), [1e-3], [2], tmp_path / "none")
