@@ -6,27 +6,33 @@ from collections.abc import Sequence
 
 from finetune.encode import EncodedExample
 
+_WASTE = 0.06  # of a piece may be padding
 _SHARED_AT_LEAST = 0.05  # of a piece's tokens must be saved before a shared prompt is worth its bookkeeping
 
 
-def cut_rectangles(batch: Sequence[EncodedExample], max_tokens: int, waste: float = 0.06) -> list[list[EncodedExample]]:
-    """The examples of a step by length, in pieces of at most `max_tokens` (rows x longest) that pad little.
+def cut_rectangles(batch: Sequence[EncodedExample], max_tokens: int, share: bool = False) -> list[list[EncodedExample]]:
+    """The examples of a step by length, in pieces of at most `max_tokens` that pad little.
 
-    The gradient of a step is a sum over its examples, so the cut changes no result, only the padding: a piece
-    ends where another row would make more than `waste` of it padding. A longer example is a piece alone.
+    The gradient of a step is a sum over its examples, so the cut changes no result, only what is computed: a row
+    joins a piece as long as that costs less than a piece of its own, padding (but for 6 %) and all. With `share`
+    an opening common to the whole step is counted once in a piece, which may then be four times as large.
+    A longer example is a piece alone.
     """
+    opening = shared_prompt(batch) if share else 0
+    limit = 4 * max_tokens if opening else max_tokens
     pieces: list[list[EncodedExample]] = []
-    used = 0
+    padding = 0
     for example in sorted(batch, key=lambda e: (len(e.ids), e.id)):
-        n = len(example.ids)
-        if pieces and n * (len(pieces[-1]) + 1) <= max_tokens:
-            padded = n * (len(pieces[-1]) + 1)
-            if (padded - used - n) <= waste * padded:
+        own = len(example.ids) - opening
+        if pieces:
+            n = len(pieces[-1])
+            more = padding + n * (len(example.ids) - len(pieces[-1][-1].ids))
+            if opening + own * (n + 1) <= limit and more <= _WASTE * own * (n + 1) + n * opening:
                 pieces[-1].append(example)
-                used += n
+                padding = more
                 continue
         pieces.append([example])
-        used = n
+        padding = 0
     return pieces
 
 

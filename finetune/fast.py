@@ -1,4 +1,4 @@
-"""The student's loss without the waste: exact, for decoders of Llama's form (Llama, Mistral, Qwen2).
+"""The student's loss without the waste: exact, for decoders of Llama's form (Llama, Mistral, Qwen2, Qwen3).
 
 What a general forward pass computes and LoRA on answers has no use for is left out:
 
@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from finetune.batches import shared_prompt
 from finetune.encode import EncodedExample
 
-_KNOWN = {"llama", "mistral", "qwen2"}
+_KNOWN = {"llama", "mistral", "qwen2", "qwen3"}
 _LOGITS_AT_ONCE = 4_000_000  # numbers of one chunk of logits, 16 MB in float32
 
 
@@ -273,8 +273,8 @@ class FastPath:
         wide = attention.head_dim
         mixed = qkv(_norm(x, layer.input_layernorm)).unflatten(1, (-1, wide))
         n_q, n_kv = qkv.sizes[0] // wide, qkv.sizes[1] // wide
-        turned = cast(Tensor, _Rotate.apply(mixed[:, : n_q + n_kv], *angles))
-        q, k, v = turned[:, :n_q], turned[:, n_q:], mixed[:, n_q + n_kv :]
+        q, k, v = mixed[:, :n_q], mixed[:, n_q : n_q + n_kv], mixed[:, n_q + n_kv :]
+        q, k = _place(q, attention, "q_norm", angles), _place(k, attention, "k_norm", angles)
         x = x + o(_attend(q, k, v, attention.scaling, piece))
         return _mlp(x, layer, mlp)
 
@@ -286,9 +286,9 @@ class FastPath:
         normed = _norm(x, layer.input_layernorm)
         kv = self.last_kv(normed).unflatten(1, (-1, wide))
         n_kv = kv.shape[1] // 2
-        k = cast(Tensor, _Rotate.apply(kv[:, :n_kv], *angles))
+        k = _place(kv[:, :n_kv], attention, "k_norm", angles)
         q = self.last_q(_queries(normed, piece)).unflatten(1, (-1, wide))
-        q = cast(Tensor, _Rotate.apply(q, *(_queries(a, piece) for a in angles)))
+        q = _place(q, attention, "q_norm", (_queries(angles[0], piece), _queries(angles[1], piece)))
         attended = _attend(q, k, kv[:, n_kv:], attention.scaling, piece, first=piece.first)
         x = _queries(x, piece)[piece.learns] + o(attended[piece.learns])
         return _mlp(x, layer, mlp)
@@ -301,6 +301,9 @@ def fast_path(model: Any) -> FastPath | None:
     if config.model_type not in _KNOWN or getattr(config, "sliding_window", None) or config.hidden_act != "silu":
         return None
     if getattr(config, "attention_dropout", 0) or getattr(config, "use_sliding_window", False):
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("partial_rotary_factor", 1) != 1 or getattr(base.lm_head, "bias", None) is not None:
         return None
     names = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
     linear = [
@@ -382,6 +385,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, piece: _Piece, firs
     start_q, start_k, start_v = (t[:n].transpose(0, 1)[None] for t in (q, k, v))
     start = F.scaled_dot_product_attention(start_q, start_k, start_v, is_causal=True, scale=scaling)
     return torch.cat([start[0].transpose(0, 1).flatten(1), out])
+
+
+def _place(x: Tensor, attention: Any, norm: str, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys (tokens, heads, width) with their positions; Qwen3 normalises each head before."""
+    module = getattr(attention, norm, None)
+    x = x if module is None else _norm(x, module)
+    return cast(Tensor, _Rotate.apply(x, *angles))
 
 
 def _mlp(x: Tensor, layer: Any, parts: Sequence[_Projection]) -> Tensor:

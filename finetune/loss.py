@@ -108,8 +108,9 @@ class Gradients:
 
     def cut(self, batch: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
         """The pieces that are computed one after the other."""
-        cut = pack_best_fit if self.layout == "packed" else cut_rectangles
-        return cut(batch, self.micro_tokens)
+        if self.layout == "packed":
+            return pack_best_fit(batch, self.micro_tokens)
+        return cut_rectangles(batch, self.micro_tokens, share=self.layout == "fast")
 
     def accumulate(self, batch: Sequence[EncodedExample], n_tokens: int) -> float:
         """Add the gradient of (sum of the batch's losses) / n_tokens; returns that value.
@@ -147,7 +148,7 @@ class Gradients:
         """Smaller pieces; with one example each, no kept activations; False when there is nothing left to give."""
         self.model.zero_grad(set_to_none=True)
         if max(len(piece) for piece in pieces) > 1:
-            most = max(len(p) * max(len(e.ids) for e in p) for p in pieces if len(p) > 1)
+            most = max(sum(len(e.ids) for e in p) for p in pieces if len(p) > 1)
             self.micro_tokens = max(1, min(self.micro_tokens, most) // 2)
         elif not self.checkpointing:
             self._checkpoint_activations()
