@@ -71,7 +71,8 @@ def ours(job: Job, rows: Sequence[tuple[list[int], int]], begin: Callable[[], No
     from accelerate import Accelerator
 
     from finetune.encode import EncodedExample
-    from finetune.lora import Data, Run, TrainSpec
+    from finetune.lora import Data, Run
+    from finetune.spec import TrainSpec
     from finetune.student import load_student
 
     layout = job.system.removeprefix("ours").strip("-") or "auto"

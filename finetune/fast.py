@@ -28,9 +28,9 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.batches import shared_prompt
 from finetune.encode import EncodedExample
+from finetune.kernels import AnswerLoss, Norm, Rotate, SwiGlu
 
 _KNOWN = {"llama", "mistral", "qwen2", "qwen3"}
-_LOGITS_AT_ONCE = 4_000_000  # numbers of one chunk of logits, 16 MB in float32
 
 
 @dataclass(slots=True)
@@ -119,94 +119,6 @@ class _Project(torch.autograd.Function):
         return dx, None, *(w for pair in zip(into_a, into_b, strict=True) for w in pair)
 
 
-class _Norm(torch.autograd.Function):
-    """RMSNorm (Zhang and Sennrich 2019) with a frozen gain, computed in float32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        rate = torch.rsqrt(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps))
-        ctx.save_for_backward(x, rate, gain)
-        return (wide * rate).to(x.dtype).mul_(gain)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, rate, gain = ctx.saved_tensors
-        wide = x.float()
-        g = (grads[0] * gain).float()
-        along = torch.linalg.vecdot(g, wide).unsqueeze(-1) * rate.pow(3) / x.shape[-1]
-        return g.mul_(rate).addcmul_(wide, along, value=-1).to(x.dtype), None, None
-
-
-class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up of (tokens, gate and up side by side), saving its input alone."""
-
-    @staticmethod
-    def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
-        gate, up = both.chunk(2, 1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (both,) = ctx.saved_tensors
-        gate, up = both.chunk(2, 1)
-        out = torch.empty_like(both)
-        into_gate, into_up = out.chunk(2, 1)
-        torch.mul(grads[0], F.silu(gate), out=into_up)
-        into_gate.copy_(torch.ops.aten.silu_backward(grads[0] * up, gate))
-        return out
-
-
-class _Rotate(torch.autograd.Function):
-    """Rotary positions (Su et al. 2021) on (tokens, heads, width); the way back is the turn by the opposite angle."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        cos, sin = ctx.saved_tensors
-        return _turn(grads[0], cos, sin, -1), None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
-    """`cos` and `sin` (tokens, 1, width / 2): one angle turns a number of the first half and one of the second."""
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    (one, two), (first, second) = x.chunk(2, -1), out.chunk(2, -1)
-    torch.mul(one, cos, out=first).addcmul_(two, sin, value=-sign)
-    torch.mul(two, cos, out=second).addcmul_(one, sin, value=sign)
-    return out
-
-
-class _AnswerLoss(torch.autograd.Function):
-    """Sum of the cross-entropy of `targets`; the frozen head's logits live a chunk at a time, gradient and all."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        rows = max(1, _LOGITS_AT_ONCE // head.shape[0])
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        into = torch.empty_like(hidden)
-        for start in range(0, len(targets), rows):
-            part = slice(start, start + rows)
-            logits = (hidden[part] @ head.T).float()
-            wanted = targets[part, None]
-            peak = torch.logsumexp(logits, 1, keepdim=True)
-            total += (peak - logits.gather(1, wanted)).sum()
-            logits.sub_(peak).exp_()
-            logits.scatter_add_(1, wanted, torch.full_like(peak, -1.0))
-            into[part] = logits.to(hidden.dtype) @ head
-        ctx.save_for_backward(into)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (into,) = ctx.saved_tensors
-        return into * grads[0].to(into.dtype), None, None
-
-
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """Rows as a shared start of `n_shared` tokens, then `rows` x `width` of their own, padded on the right."""
@@ -265,7 +177,7 @@ class FastPath:
                 x = self._layer(number, x, angles, piece)
         x = self._last_layer(x, angles, piece)
         x = _norm(x, self.decoder.norm)
-        return cast(Tensor, _AnswerLoss.apply(x, self.head, piece.targets))
+        return cast(Tensor, AnswerLoss.apply(x, self.head, piece.targets))
 
     def _layer(self, number: int, x: Tensor, angles: tuple[Tensor, Tensor], piece: _Piece) -> Tensor:
         layer, (qkv, o, *mlp) = self.decoder.layers[number], self.parts[number]
@@ -391,14 +303,14 @@ def _place(x: Tensor, attention: Any, norm: str, angles: tuple[Tensor, Tensor]) 
     """Queries or keys (tokens, heads, width) with their positions; Qwen3 normalises each head before."""
     module = getattr(attention, norm, None)
     x = x if module is None else _norm(x, module)
-    return cast(Tensor, _Rotate.apply(x, *angles))
+    return cast(Tensor, Rotate.apply(x, *angles))
 
 
 def _mlp(x: Tensor, layer: Any, parts: Sequence[_Projection]) -> Tensor:
     gate_up, down = parts
     normed = _norm(x, layer.post_attention_layernorm)
-    return x + down(cast(Tensor, _SwiGlu.apply(gate_up(normed))))
+    return x + down(cast(Tensor, SwiGlu.apply(gate_up(normed))))
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:
-    return cast(Tensor, _Norm.apply(x, module.weight, module.variance_epsilon))
+    return cast(Tensor, Norm.apply(x, module.weight, module.variance_epsilon))

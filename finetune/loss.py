@@ -90,10 +90,10 @@ class Gradients:
 
     def _pick(self, layout: str) -> Layout:
         """As measured on a CPU (docs/training.md): fast where known, else padded; packing wants FlashAttention."""
+        if layout in ("packed", "padded"):
+            return "packed" if layout == "packed" else "padded"
         flash = getattr(self.model.config, "_attn_implementation", "") in _FLASH
-        if layout == "packed" or (layout == "auto" and flash):
-            return "packed"
-        return "fast" if self.fast is not None and layout != "padded" else "padded"
+        return "fast" if self.fast is not None else "packed" if flash else "padded"
 
     def refresh(self) -> None:
         """Take up changed adapter weights; before each step and each evaluation."""

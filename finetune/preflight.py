@@ -17,8 +17,8 @@ from finetune.student import load_base
 from finetune.training_set import TrainingExample, heldout_key, user_text
 
 if TYPE_CHECKING:
-    from finetune.lora import TrainSpec
     from finetune.loss import Gradients
+    from finetune.spec import TrainSpec
 
 _TOLERANCE = 1e-3  # of logits; the same weights over the same base differ by rounding at most
 _ROUNDING = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 2e-1)}  # of a loss, of a gradient; relative

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cascade.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.lora import TrainSpec
+    from finetune.spec import TrainSpec
 
 _OF_THE_BASE = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cascade.errors import ConfigError
 from finetune.adapter import RECORD, VALIDATION
-from finetune.lora import TrainSpec
+from finetune.spec import TrainSpec
 from finetune.train import train_adapter
 
 

@@ -11,7 +11,8 @@ from typing import IO
 
 from cascade.errors import StageError
 from finetune.adapter import Adapter, load_adapter_record
-from finetune.lora import FAILURE, TrainSpec
+from finetune.lora import FAILURE
+from finetune.spec import TrainSpec
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TAIL = 16_384  # bytes of stderr kept to find the reason of a failure in

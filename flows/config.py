@@ -16,7 +16,7 @@ from cascade.verifiers import RulesConfig
 from clustering.cluster import ClusterConfig
 from clustering.embed import EmbedConfig
 from clustering.target import TargetConfig
-from finetune.lora import TrainConfig
+from finetune.spec import TrainConfig
 from finetune.training_set import TrainingSetConfig
 from promotion.gate import GatePolicy
 

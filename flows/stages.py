@@ -27,7 +27,7 @@ from cascade.trace import Answer, Trace, trace_to_dict
 from clustering.cluster import cluster_embeddings
 from clustering.describe import describe_clusters
 from clustering.target import TargetConfig, select_random, select_targeted
-from finetune.lora import TrainSpec
+from finetune.spec import TrainSpec
 from finetune.train import train_adapter
 from finetune.training_set import build_training_set, write_heldout_keys, write_training_examples
 from flows.context import RunContext

@@ -11,8 +11,9 @@ from cascade.errors import ConfigError, StageError
 from finetune import lora
 from finetune.adapter import load_adapter_record
 from finetune.encode import encode_example, stop_token_ids
-from finetune.lora import TrainSpec, schedule, train
+from finetune.lora import schedule, train
 from finetune.loss import Gradients
+from finetune.spec import TrainSpec
 from finetune.student import load_student
 from finetune.sweep import sweep
 from finetune.training_set import TrainingExample, read_training_examples, write_training_examples

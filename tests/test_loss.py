@@ -10,9 +10,9 @@ from cascade.errors import ConfigError
 from finetune.batches import cut_rectangles, pack_best_fit, share_of, shared_prompt
 from finetune.encode import EncodedExample
 from finetune.fast import fast_path
-from finetune.lora import TrainSpec
 from finetune.loss import Gradients, completion_loss, packed_loss
 from finetune.preflight import plain_loss
+from finetune.spec import TrainSpec
 from finetune.student import load_student
 
 

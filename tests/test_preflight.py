@@ -11,7 +11,7 @@ from tiny_student import TEMPLATE, make_student, make_tokenizer
 from cascade.errors import ConfigError, StageError
 from finetune import loss
 from finetune.encode import EncodedExample, encode_example, stop_token_ids
-from finetune.lora import TrainSpec, train
+from finetune.lora import train
 from finetune.loss import Gradients
 from finetune.preflight import (
     check_after,
@@ -23,6 +23,7 @@ from finetune.preflight import (
     fingerprint,
     reload_adapter,
 )
+from finetune.spec import TrainSpec
 from finetune.student import base_digest, load_student
 from finetune.training_set import TrainingExample, write_heldout_keys, write_training_examples
 

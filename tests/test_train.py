@@ -17,7 +17,8 @@ from tiny_student import make_student
 
 from cascade.errors import ConfigError, StageError
 from finetune.adapter import load_adapter_record
-from finetune.lora import CHECKPOINT, TrainSpec, train
+from finetune.lora import CHECKPOINT, train
+from finetune.spec import TrainSpec
 from finetune.train import train_adapter
 from finetune.training_set import TrainingExample, write_training_examples
 
@@ -139,7 +140,7 @@ def test_training_ends_with_its_parent(base, tmp_path):
     spec = spec_of(base, tmp_path, epochs=100_000)
     (tmp_path / "given.json").write_text(spec.model_dump_json())
     script = (
-        "import sys; from pathlib import Path; from finetune.lora import TrainSpec; "
+        "import sys; from pathlib import Path; from finetune.spec import TrainSpec; "
         "from finetune.train import train_adapter; "
         "train_adapter(TrainSpec.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))"
     )
