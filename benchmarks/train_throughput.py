@@ -179,7 +179,9 @@ def report(given: Any, results: dict[str, list[Result]], per_step: int) -> None:
     first = next(iter(results))
     reference = results.get("ours", results[first])[0]
     speed = {s: [r.completion_tokens / r.seconds for r in runs] for s, runs in results.items()}
-    mine = statistics.median(speed.get("ours", speed[first]))
+    busy = {s: statistics.median(r.completion_tokens / r.cpu_seconds for r in runs) for s, runs in results.items()}
+    name = "ours" if "ours" in results else first
+    mine = statistics.median(speed[name])
     rows = []
     for system, runs in results.items():
         values = speed[system]
@@ -187,7 +189,9 @@ def report(given: Any, results: dict[str, list[Result]], per_step: int) -> None:
             {
                 "system": system,
                 "completion tokens/s": f"{statistics.median(values):,.0f} [{min(values):,.0f}, {max(values):,.0f}]",
-                "ours is": f"{mine / statistics.median(values):.2f} x",
+                f"{name} is": f"{mine / statistics.median(values):.2f} x",
+                "per CPU second": f"{busy[system]:,.0f}",
+                "by that": f"{busy[name] / busy[system]:.2f} x",
                 "peak MB above start": f"{statistics.median(r.peak_mb for r in runs):,.0f}",
                 "largest loss difference": difference(reference, runs[0]),
                 "last loss": f"{runs[0].losses[-1]:.4f}",

@@ -40,6 +40,8 @@ class Result:
 
     system: str
     seconds: float
+    cpu_seconds: float
+    """Of all threads: what is left of the time when other work on the machine is taken out."""
     completion_tokens: int
     tokens: int
     peak_mb: float
@@ -58,12 +60,13 @@ def run(job: Job) -> Result:
 
     def begin() -> None:
         start["mb"] = reset_peak(job.device)
+        start["cpu"] = time.process_time()
         start["at"] = now(job.device)
 
     losses = SYSTEMS[job.system.split(":", maxsplit=1)[0]](job, rows, begin)
-    seconds = now(job.device) - start["at"]
+    seconds, cpu = now(job.device) - start["at"], time.process_time() - start["cpu"]
     n_completion, n = sum(len(ids) - n for ids, n in rows), sum(len(ids) for ids, _ in rows)
-    return Result(job.system, seconds, n_completion, n, peak(job.device) - start["mb"], losses)
+    return Result(job.system, seconds, cpu, n_completion, n, peak(job.device) - start["mb"], losses)
 
 
 def ours(job: Job, rows: Sequence[tuple[list[int], int]], begin: Callable[[], None]) -> list[float]:
