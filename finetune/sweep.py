@@ -49,6 +49,8 @@ def sweep(
         changes = {"learning_rate": rate, "rank": rank, "init_adapter": None, "out": folder / name / "adapter"}
         adapter = train_adapter(spec.model_copy(update=changes), folder / name)
         record = json.loads((adapter.path / RECORD).read_text())
+        if not record["n_validation"]:
+            raise ConfigError(f"validation_share {spec.validation_share} of the flagship's answers is none; raise it.")
         curve = [json.loads(line) for line in (adapter.path / VALIDATION).read_text().splitlines()]
         best = min(curve, key=lambda row: row["loss"])
         trials.append(
