@@ -73,8 +73,9 @@ def main() -> None:
             for system in systems:
                 job = Job(system, base, adapter, rows, per_step, given.device, given.dtype)
                 results[system].append(work(job, given, Path(folder)))
-                print(f"{system}: {results[system][-1].seconds:.1f} s", file=sys.stderr, flush=True)
-        report(given, results, per_step)
+                last = results[system][-1]
+                print(f"{system}: {last.seconds:.1f} s, CPU {last.cpu_seconds:.1f} s", file=sys.stderr, flush=True)
+            report(given, results, per_step)
         if given.device == "cuda":
             utilisation(given, results, Path(base))
 
@@ -180,6 +181,7 @@ def report(given: Any, results: dict[str, list[Result]], per_step: int) -> None:
     reference = results.get("ours", results[first])[0]
     speed = {s: [r.completion_tokens / r.seconds for r in runs] for s, runs in results.items()}
     busy = {s: statistics.median(r.completion_tokens / r.cpu_seconds for r in runs) for s, runs in results.items()}
+    n_runs = min(len(runs) for runs in results.values())
     name = "ours" if "ours" in results else first
     mine = statistics.median(speed[name])
     rows = []
@@ -199,7 +201,7 @@ def report(given: Any, results: dict[str, list[Result]], per_step: int) -> None:
         )
     mean, answer = reference.tokens / (given.steps * per_step), reference.completion_tokens / (given.steps * per_step)
     lengths = f"{mean - answer:.0f} / {answer:.0f} tokens on average"
-    table(f"{given.model}, {given.shape} ({lengths}), {given.steps} steps of {per_step}, {given.repeats} repeats", rows)
+    table(f"{given.model}, {given.shape} ({lengths}), {given.steps} steps of {per_step}, {n_runs} runs each", rows)
     say(
         f"{given.device}, {given.dtype}, {given.threads} threads, rank {given.rank}; medians"
         f" with range; made by: python -m benchmarks.train_throughput {' '.join(sys.argv[1:])}"
