@@ -14,6 +14,8 @@ from cascade.errors import StageError
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 RECORD = "train.json"
+LOSSES = "loss.jsonl"
+VALIDATION = "validation.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,29 @@ class Progress:
     """Of every step done; their number is the position."""
     seconds: float
     """Training time over all starts."""
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    """(step, mean loss on the examples held back)."""
+    best: dict[str, Any] | None = None
+    """The weights at the lowest validation loss."""
+
+    def validated(self, step: int, loss: float) -> None:
+        """Note a validation loss, and the weights when it is the lowest so far."""
+        if not self.validation or loss < min(known for _, known in self.validation):
+            self.best = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.validation.append((step, loss))
+
+    def stalled(self, patience: int) -> bool:
+        """Whether the last `patience` validations brought no lower loss."""
+        losses = [loss for _, loss in self.validation]
+        return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+
+    def restore_best(self) -> None:
+        """Go back to the weights of the lowest validation loss, where there was a validation."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in (self.best or {}).items():
+                self.weights[name].copy_(value)
 
 
 def save(path: Path, progress: Progress) -> None:
@@ -34,6 +57,8 @@ def save(path: Path, progress: Progress) -> None:
         "optimizer": progress.optimizer.state_dict(),
         "losses": progress.losses,
         "seconds": progress.seconds,
+        "validation": progress.validation,
+        "best": progress.best,
     }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -59,3 +84,5 @@ def resume(path: Path, progress: Progress) -> None:
     progress.optimizer.load_state_dict(state["optimizer"])
     progress.losses[:] = state["losses"]
     progress.seconds = float(state["seconds"])
+    progress.validation[:] = [(int(step), float(loss)) for step, loss in state["validation"]]
+    progress.best = state["best"] and {n: w.to(progress.weights[n].device) for n, w in state["best"].items()}

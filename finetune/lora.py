@@ -2,7 +2,8 @@
 
 Low-rank adapters (Hu et al. 2021) on every linear layer learn the answers only; the base stays frozen.
 The order of training is planned ahead from the seed, so a step number says where training stands, and a
-killed run continues from its checkpoint (beside SPEC.json) to the same weights. The adapter folder is written
+killed run continues from its checkpoint (beside SPEC.json) to the same weights. Several processes share each step's
+examples and add up their gradients, so their number changes rounding alone. The adapter folder is written
 under a temporary name, checked, and renamed: it is whole or absent.
 """
 
@@ -11,77 +12,43 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
+import resource
 import shutil
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
-from cascade.errors import CascadeDistillError, ConfigError, StageError
+from cascade.errors import CascadeDistillError, StageError
 from finetune import preflight
-from finetune.adapter import RECORD, adapter_digest, load_adapter_record
+from finetune.adapter import LOSSES, RECORD, VALIDATION, adapter_digest, load_adapter_record
+from finetune.batches import share_of
 from finetune.checkpoint import Progress, resume, save
 from finetune.encode import EncodedExample, encode_example, plan_batches, stop_token_ids
-from finetune.training_set import read_training_examples
-
-if TYPE_CHECKING:
-    import torch
+from finetune.spec import TrainConfig, TrainSpec
+from finetune.student import base_digest, check_quantize, load_student
+from finetune.training_set import TrainingExample, read_training_examples
 
 FAILURE = "training failed: "
 CHECKPOINT = "checkpoint.pt"
-LOSSES = "loss.jsonl"
+_CPU_MICRO_TOKENS = 1024  # pieces whose activations stay in the caches (docs/training.md)
 
 
-class TrainConfig(BaseModel):
-    """How to train: what a run's configuration may set."""
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What one training reads: encoded examples, the plan of steps over them, and those held back."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    learning_rate: float = Field(default=2e-4, gt=0)
-    epochs: float = Field(default=3.0, gt=0)
-    batch_tokens: int = Field(default=8192, ge=1)
-    """Rows x longest row of one step, padding included."""
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int = Field(default=2048, ge=2)
-    """Longer examples, and those beyond the model's own context, are left out and counted, never cut."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen base; the adapter and its optimizer are float32. "auto" is bfloat16 where it is quick."""
-    checkpoint_every_steps: int = Field(default=50, ge=1)
-
-
-class TrainSpec(TrainConfig):
-    """One training run, complete: the file that finetune.lora is started with."""
-
-    base_model: str
-    """A folder, or a name on the model hub."""
-    revision: str | None = None
-    init_adapter: Path | None = None
-    """An earlier adapter to go on from; its own rank, alpha and layers then hold."""
-    examples: Path
-    """JSONL of TrainingExample."""
-    out: Path
-    """The adapter folder to make."""
-    token_budget: int | None = Field(default=None, ge=1)
-    """Train on at most this many tokens, repeating the data as needed; `epochs` is then not used."""
-    seed: int = 0
-
-    @field_validator("base_model", mode="before")
-    @classmethod
-    def _path_to_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, Path) else value
+    encoded: list[EncodedExample]
+    steps: list[list[int]]
+    validation: list[EncodedExample]
+    n_too_long: int
 
 
 def train(spec: TrainSpec, work_dir: Path) -> None:
@@ -89,114 +56,133 @@ def train(spec: TrainSpec, work_dir: Path) -> None:
     import torch
     from accelerate import Accelerator
 
+    check_quantize(spec.quantize)
     torch.manual_seed(spec.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # filling new memory is a guard for debugging and costs a sixth of the time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    if accelerator.num_processes != 1:
-        raise ConfigError(f"finetune.lora runs as one process, not {accelerator.num_processes}.")
     tokenizer, model = load_student(spec, accelerator.device)
-    encoded, n_too_long = _encode(spec, tokenizer, model)
-    steps = plan_batches([len(e.ids) for e in encoded], spec.batch_tokens, spec.epochs, spec.token_budget, spec.seed)
-    preflight.check_before(encoded, steps, stop_token_ids(tokenizer, model.generation_config))
-    if _is_done(spec, steps):
+    found = base_digest(spec.base_model, spec.revision)
+    preflight.check_base(spec, found)
+    examples = read_training_examples(spec.examples)
+    preflight.check_heldout(examples, spec.heldout)
+    data = _prepare(spec, tokenizer, model, examples)
+    stops = stop_token_ids(tokenizer, model.generation_config)
+    preflight.check_before([*data.encoded, *data.validation], data.steps, stops)
+    preflight.check_template(tokenizer, examples, data.encoded, spec.serving_template)
+    preflight.check_rank(model.peft_config["default"], spec.max_serving_rank)
+    if _is_done(spec, data.steps):
         print(f"{spec.out} holds this very training already", file=sys.stderr)
         return
-    done = _run_steps(spec, work_dir, model, encoded, steps)
-    record = {**_record(spec, model, encoded, steps, done), "n_too_long": n_too_long}
-    _write_adapter(spec, work_dir, model, encoded[:4], record)
+    done = Run(spec, work_dir, model, data, accelerator).steps()
+    if accelerator.is_main_process:
+        record = {**_record(spec, model, data, done), "base_digest": found}
+        _write_adapter(spec, work_dir, model, data.encoded[:4], record)
+    accelerator.wait_for_everyone()
 
 
-def load_student(spec: TrainSpec, device: Any) -> tuple[Any, Any]:
-    """Tokenizer, and frozen base model with a trainable adapter. Raises ConfigError when one is not there."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+class Run:
+    """One training under way."""
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.base_model, revision=spec.revision)
-        base = AutoModelForCausalLM.from_pretrained(spec.base_model, revision=spec.revision, dtype=_dtype(spec, device))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The base model {spec.base_model!r} could not be loaded: {error}") from error
-    base.config.use_cache = False
-    if spec.init_adapter is not None:
-        model = PeftModel.from_pretrained(base, spec.init_adapter, is_trainable=True)
-    else:
-        lora = LoraConfig(
-            r=spec.rank,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(base, lora)
-    return tokenizer, model.to(device)
+    def __init__(self, spec: TrainSpec, work_dir: Path, model: Any, data: Data, accelerator: Any) -> None:
+        import torch
+
+        from finetune.loss import Gradients
+
+        self.spec, self.work_dir, self.model, self.data, self.accelerator = spec, work_dir, model, data, accelerator
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.weights = list(weights.values())
+        optimizer = torch.optim.AdamW(self.weights, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+        self.gradients = Gradients(model, micro_tokens(spec, accelerator.device.type), spec.layout)
+        self.gradients = preflight.check_loss(self.gradients, data.encoded)
+        self.progress = Progress(preflight.fingerprint(spec, data.steps), weights, optimizer, [], 0.0)
+        resume(work_dir / CHECKPOINT, self.progress)
+        self.began = time.perf_counter() - self.progress.seconds
+
+    def steps(self) -> Progress:
+        """Do all steps not yet done, or those until the validation loss has stopped falling."""
+        spec, progress, steps = self.spec, self.progress, self.data.steps
+        sizes = [sum(len(self.data.encoded[row].ids) for row in step) for step in steps]
+        first, every = len(progress.losses), max(1, len(steps) // 10)
+        self._write_curves()
+        self.model.train()
+        with self._bar(sum(sizes), sum(sizes[:first])) as bar:
+            for number in range(first, len(steps)):
+                if self.data.validation and progress.stalled(spec.patience):
+                    break
+                loss = self._step(number)
+                progress.losses.append(loss)
+                if self.data.validation and ((number + 1) % every == 0 or number + 1 == len(steps)):
+                    progress.validated(number, self._validate())
+                progress.seconds = time.perf_counter() - self.began
+                if (number + 1) % spec.checkpoint_every_steps == 0 and self.accelerator.is_main_process:
+                    save(self.work_dir / CHECKPOINT, progress)
+                    self._write_curves()
+                bar.set_postfix(loss=f"{loss:.3f}", memory=f"{_memory_gb():.1f}GB", refresh=False)
+                bar.update(sizes[number])
+        progress.restore_best()
+        self._write_curves()
+        return progress
+
+    def _validate(self) -> float:
+        """The loss on the examples held back, the same number in every process: they must stop together."""
+        import torch
+
+        loss = torch.tensor(self.gradients.mean_loss(self.data.validation), device=self.accelerator.device)
+        return float(self.accelerator.reduce(loss, reduction="mean"))
+
+    def _step(self, number: int) -> float:
+        """One optimizer step; the mean loss (nats) of its completion tokens."""
+        import torch
+
+        from finetune.loss import flat_gradient, spread_gradient
+
+        spec, accelerator = self.spec, self.accelerator
+        torch.manual_seed(spec.seed * 1_000_003 + number)  # dropout is the same after a resume
+        batch = [self.data.encoded[row] for row in self.data.steps[number]]
+        n_tokens = sum(e.n_completion for e in batch)
+        mine = share_of(batch, accelerator.process_index, accelerator.num_processes)
+        loss = self.gradients.accumulate(mine, n_tokens) if mine else 0.0
+        if accelerator.num_processes > 1:
+            flat = flat_gradient(self.weights)
+            flat = accelerator.reduce(torch.cat([flat, flat.new_tensor([loss])]), reduction="sum")
+            loss = float(flat[-1])
+            spread_gradient(flat[:-1], self.weights)
+        torch.nn.utils.clip_grad_norm_(self.weights, spec.max_grad_norm)
+        for group in self.progress.optimizer.param_groups:
+            group["lr"] = spec.learning_rate * schedule(number, len(self.data.steps), spec.warmup)
+        self.progress.optimizer.step()
+        self.progress.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _bar(self, total: int, done: int) -> Any:
+        main = self.accelerator.is_main_process
+        return tqdm(total=total, initial=done, desc="train", unit="tok", unit_scale=True, disable=not main)
+
+    def _write_curves(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        losses = [{"step": i, "loss": x} for i, x in enumerate(self.progress.losses)]
+        validation = [{"step": i, "loss": x} for i, x in self.progress.validation]
+        for name, rows in ((LOSSES, losses), (VALIDATION, validation)):
+            if rows or name == LOSSES:
+                (self.work_dir / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def completion_loss(model: Any, batch: Sequence[EncodedExample]) -> torch.Tensor:
-    """Sum over the batch of the cross-entropy (nats) of its completion tokens.
-
-    Only the hidden states that predict a completion token reach the output layer, so the (rows, length,
-    vocabulary) logits are never made; a hook does it, since scaling and capping of logits differ by model.
-    """
-    import torch
-
-    device = next(model.parameters()).device
-    width = max(len(e.ids) for e in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    learnt = torch.zeros_like(ids, dtype=torch.bool)
-    for row, example in enumerate(batch):
-        n = len(example.ids)
-        ids[row, :n] = torch.tensor(example.ids)
-        attention[row, :n] = 1
-        learnt[row, example.n_prompt : n] = True
-    ids, attention, learnt = ids.to(device), attention.to(device), learnt.to(device)
-    with _select_before_head(model, learnt[:, 1:]):
-        logits = model(input_ids=ids, attention_mask=attention).logits
-    targets = ids[:, 1:][learnt[:, 1:]]
-    return torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="sum")
+def micro_tokens(spec: TrainConfig, device: str) -> int:
+    """Tokens computed at once, before memory says otherwise."""
+    if spec.micro_tokens is not None:
+        return spec.micro_tokens
+    return spec.batch_tokens if device == "cuda" else min(spec.batch_tokens, _CPU_MICRO_TOKENS)
 
 
-@contextmanager
-def _select_before_head(model: Any, predicts: torch.Tensor) -> Iterator[None]:
-    """Let only the hidden states at `predicts` (rows, length - 1) through to the output layer, as one row."""
-
-    def select(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][:, :-1][predicts].unsqueeze(0), *inputs[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def accumulate_gradients(model: Any, batch: Sequence[EncodedExample], max_rows: int) -> tuple[float, int]:
-    """Gradients of the mean completion-token loss; returns it and the rows that fitted at once.
-
-    Out of memory, the rows at once are halved and the batch begun again: the gradient stays the same. With
-    one row at once there is nothing left to halve, and the error goes up.
-    """
-    import torch
-
-    n_tokens = sum(e.n_completion for e in batch)
-    while True:
-        try:
-            total = 0.0
-            for start in range(0, len(batch), max_rows):
-                loss = completion_loss(model, batch[start : start + max_rows]) / n_tokens
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach())
-        except torch.OutOfMemoryError:
-            if min(max_rows, len(batch)) <= 1:
-                raise
-            max_rows = min(max_rows, len(batch)) // 2
-            model.zero_grad(set_to_none=True)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        else:
-            return total, max_rows
+def schedule(step: int, n_steps: int, warmup: float) -> float:
+    """Linear rise over the first `warmup` of the steps, then half a cosine to 0."""
+    rise = max(1, round(n_steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise)))
 
 
 def _is_done(spec: TrainSpec, steps: Sequence[list[int]]) -> bool:
@@ -209,53 +195,6 @@ def _is_done(spec: TrainSpec, steps: Sequence[list[int]]) -> bool:
     return bool(record["plan"] == preflight.fingerprint(spec, steps))
 
 
-def _run_steps(
-    spec: TrainSpec, work_dir: Path, model: Any, encoded: Sequence[EncodedExample], steps: Sequence[list[int]]
-) -> Progress:
-    """Do all steps not yet done."""
-    import torch
-
-    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(weights.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    progress = Progress(preflight.fingerprint(spec, steps), weights, optimizer, [], 0.0)
-    resume(work_dir / CHECKPOINT, progress)
-    _write_losses(work_dir / LOSSES, progress.losses)
-    sizes = [sum(len(encoded[row].ids) for row in step) for step in steps]
-    first, max_rows = len(progress.losses), max(len(step) for step in steps)
-    began = time.perf_counter() - progress.seconds
-    model.train()
-    with tqdm(total=sum(sizes), initial=sum(sizes[:first]), desc="train", unit="tok", unit_scale=True) as bar:
-        for number in range(first, len(steps)):
-            torch.manual_seed(spec.seed * 1_000_003 + number)  # dropout is the same after a resume
-            for group in optimizer.param_groups:
-                group["lr"] = spec.learning_rate * schedule(number, len(steps), spec.warmup)
-            loss, max_rows = accumulate_gradients(model, [encoded[row] for row in steps[number]], max_rows)
-            torch.nn.utils.clip_grad_norm_(weights.values(), spec.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            progress.losses.append(loss)
-            progress.seconds = time.perf_counter() - began
-            if (number + 1) % spec.checkpoint_every_steps == 0:
-                save(work_dir / CHECKPOINT, progress)
-                _write_losses(work_dir / LOSSES, progress.losses)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update(sizes[number])
-    _write_losses(work_dir / LOSSES, progress.losses)
-    return progress
-
-
-def schedule(step: int, n_steps: int, warmup: float) -> float:
-    """Linear rise over the first `warmup` of the steps, then half a cosine to 0."""
-    rise = max(1, round(n_steps * warmup))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise)))
-
-
-def _write_losses(path: Path, losses: Sequence[float]) -> None:
-    path.write_text("".join(json.dumps({"step": i, "loss": x}) + "\n" for i, x in enumerate(losses)))
-
-
 def _write_adapter(
     spec: TrainSpec, work_dir: Path, model: Any, samples: Sequence[EncodedExample], record: dict[str, Any]
 ) -> None:
@@ -265,7 +204,9 @@ def _write_adapter(
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
     preflight.check_after(temporary, spec, model, samples)
-    shutil.copy(work_dir / LOSSES, temporary / LOSSES)
+    for curve in (LOSSES, VALIDATION):
+        if (work_dir / curve).is_file():
+            shutil.copy(work_dir / curve, temporary / curve)
     record = {"digest": adapter_digest(temporary), **record}
     (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     shutil.rmtree(spec.out, ignore_errors=True)
@@ -273,10 +214,8 @@ def _write_adapter(
     (work_dir / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _record(
-    spec: TrainSpec, model: Any, encoded: Sequence[EncodedExample], steps: Sequence[list[int]], done: Progress
-) -> dict[str, Any]:
-    seen = [encoded[row] for step in steps for row in step]
+def _record(spec: TrainSpec, model: Any, data: Data, done: Progress) -> dict[str, Any]:
+    seen = [data.encoded[row] for step in data.steps[: len(done.losses)] for row in step]
     tail = done.losses[-max(1, len(done.losses) // 10) :]
     return {
         "base_model": spec.base_model,
@@ -285,33 +224,45 @@ def _record(
         "rank": model.peft_config["default"].r,
         "train_tokens": sum(len(e.ids) for e in seen),
         "completion_tokens": sum(e.n_completion for e in seen),
-        "n_examples": len(encoded),
-        "n_steps": len(steps),
+        "n_examples": len(data.encoded),
+        "n_validation": len(data.validation),
+        "n_too_long": data.n_too_long,
+        "n_steps": len(done.losses),
+        "n_steps_planned": len(data.steps),
         "final_loss": math.fsum(tail) / len(tail),
+        "validation_loss": min((loss for _, loss in done.validation), default=None),
         "seconds": done.seconds,
         "dtype": str(model.get_base_model().dtype).removeprefix("torch."),
         "spec": spec.model_dump(mode="json"),
     }
 
 
-def _encode(spec: TrainSpec, tokenizer: Any, model: Any) -> tuple[list[EncodedExample], int]:
+def _prepare(spec: TrainSpec, tokenizer: Any, model: Any, examples: Sequence[TrainingExample]) -> Data:
     stops = stop_token_ids(tokenizer, model.generation_config)
-    examples = read_training_examples(spec.examples)
+    held = _held_back(examples, spec.validation_share, spec.seed)
     encoded = [encode_example(tokenizer, e.id, e.messages, e.answer, stops) for e in examples]
     context = getattr(model.config, "max_position_embeddings", None) or spec.max_length
     fitting = [e for e in encoded if len(e.ids) <= min(spec.max_length, context)]
-    return fitting, len(encoded) - len(fitting)
+    training = [e for e in fitting if e.id not in held]
+    lengths = [len(e.ids) for e in training]
+    steps = plan_batches(lengths, spec.batch_tokens, spec.epochs, spec.token_budget, spec.seed)
+    return Data(training, steps, [e for e in fitting if e.id in held], len(encoded) - len(fitting))
 
 
-def _dtype(spec: TrainSpec, device: Any) -> Any:
+def _held_back(examples: Sequence[TrainingExample], share: float, seed: int) -> set[str]:
+    """Ids of a random part of the flagship's answers: replay is what the student knows, and would always look well."""
+    taught = sorted(e.id for e in examples if e.source == "flagship")
+    return set(random.Random(f"validation:{seed}").sample(taught, round(share * len(taught))))
+
+
+def _memory_gb() -> float:
+    """The most memory held so far: the GPU's where there is one, else the process'."""
     import torch
 
-    if spec.dtype != "auto":
-        return getattr(torch, spec.dtype)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if quick else torch.float32
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def _die_with_parent() -> None:

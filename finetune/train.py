@@ -11,7 +11,8 @@ from typing import IO
 
 from cascade.errors import StageError
 from finetune.adapter import Adapter, load_adapter_record
-from finetune.lora import FAILURE, TrainSpec
+from finetune.lora import FAILURE
+from finetune.spec import TrainSpec
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TAIL = 16_384  # bytes of stderr kept to find the reason of a failure in
@@ -28,12 +29,12 @@ def train_adapter(spec: TrainSpec, work_dir: Path) -> Adapter:
     spec_path = (work_dir / "spec.json").resolve()
     spec_path.write_text(_absolute(spec).model_dump_json(indent=2) + "\n")
     child = subprocess.Popen(
-        _command(spec_path),
+        _command(spec_path, spec.processes),
         stdin=subprocess.PIPE,  # closes when this process ends, however it ends; the child watches it
         stderr=subprocess.PIPE,
         stdout=sys.stderr.fileno() if _has_fileno() else subprocess.DEVNULL,
         cwd=_ROOT,
-        env=_environment(),
+        env=_environment(spec.processes),
         start_new_session=True,
     )
     assert child.stderr is not None
@@ -47,22 +48,27 @@ def train_adapter(spec: TrainSpec, work_dir: Path) -> Adapter:
     return load_adapter_record(spec.out)
 
 
-def _command(spec_path: Path) -> list[str]:
+def _command(spec_path: Path, processes: int) -> list[str]:
+    """accelerate launch; several CPU processes go through torchrun, for which accelerate would ask for MPI."""
     import torch
 
-    words = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-    ]
-    words += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    words += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
+    script = ["-m", "finetune.lora", str(spec_path), "--watch-stdin"]
+    if processes > 1 and not torch.cuda.is_available():
+        return [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+            *script,
+        ]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    words += ["--num_cpu_threads_per_process", str(max(1, torch.get_num_threads() // processes))]
+    words += ["--multi_gpu"] if processes > 1 else []
     words += [] if torch.cuda.is_available() else ["--cpu"]
-    return [*words, "-m", "finetune.lora", str(spec_path), "--watch-stdin"]
+    return [*words, *script]
 
 
 def _absolute(spec: TrainSpec) -> TrainSpec:
@@ -73,11 +79,15 @@ def _absolute(spec: TrainSpec) -> TrainSpec:
         "examples": spec.examples.resolve(),
         "out": spec.out.resolve(),
         "init_adapter": spec.init_adapter.resolve() if spec.init_adapter else None,
+        "heldout": spec.heldout.resolve() if spec.heldout else None,
+        "serving_template": spec.serving_template.resolve() if spec.serving_template else None,
     }
     return spec.model_copy(update=changes)
 
 
-def _environment() -> dict[str, str]:
+def _environment(processes: int) -> dict[str, str]:
+    import torch
+
     extra = {
         # a thread that waits lets go of its core: a busy machine else trains at a tenth of its speed
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
@@ -85,6 +95,8 @@ def _environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
     }
+    if processes > 1 and not torch.cuda.is_available():
+        extra |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
     return os.environ | extra
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -21,9 +22,11 @@ from cascade.errors import ConfigError, InputError
 from cascade.grade import GradeKind, grade
 from cascade.trace import Answer, Message, Query, Trace
 from cascade.verifiers import RulesConfig, rule_reasons
+from finetune.near_duplicates import NearDuplicates
 from finetune.redact import redact_texts
 
 Source = Literal["flagship", "replay"]
+OVERLAP, NEAR_DUPLICATE = "overlaps a held-out query", "near-duplicate"
 _REPLAY_POOL_LIMIT = 5000  # candidates looked at for diversity
 
 
@@ -41,6 +44,10 @@ class TrainingSetConfig(BaseModel):
     """Quantile of the pool's mean log-prob below which the student's own answers are not replayed."""
     max_characters: int = Field(default=20_000, ge=1)
     """Longest prompt and answer together."""
+    near_duplicate_overlap: float | None = Field(default=0.9, gt=0, le=1)
+    """Share of three-word runs (Jaccard) from which a query counts as one that is there already; None keeps all."""
+    per_user_cap: int | None = Field(default=None, ge=1)
+    """Most examples of one user, flagship's and replayed together; queries without a user key are not capped."""
     redact_pii: bool = True
     grade_kind: GradeKind = "json_exact"
     """How an audited answer is compared with the flagship's."""
@@ -66,7 +73,7 @@ class TrainingSet:
     dropped: tuple[tuple[str, str], ...]
     """(query id, reason)."""
     counts: dict[str, int]
-    """flagship, replay, heldout_overlap, redacted_email, redacted_phone, redacted_card, dropped."""
+    """flagship, replay, heldout_overlap, near_duplicates, redacted_email, redacted_phone, redacted_card, dropped."""
     teacher_permission: str
 
 
@@ -87,14 +94,13 @@ def build_training_set(
     """
     if not config.teacher_permission.strip():
         raise ConfigError("teacher_permission is empty; say on what ground the flagship's answers may be trained on.")
-    heldout = {normalise(text) for text in heldout_texts}
-    seen: set[str] = set()
-    taught, dropped = _filter(selected, "flagship", heldout, seen, config=config)
+    gate = _Gate(config, {normalise(text) for text in heldout_texts})
+    taught, dropped = gate.filter(selected, "flagship")
     if not taught:
         raise InputError(f"None of {len(selected)} flagship answers passed the filters; see the dropped rows.")
     n_replay = round(config.replay_ratio * len(taught))
     n_replay = n_replay if config.max_replay is None else min(n_replay, config.max_replay)
-    own, own_dropped = _filter(_replayable(replay_pool, config), "replay", heldout, seen, config=config)
+    own, own_dropped = gate.filter(_replayable(replay_pool, config), "replay")
     replayed = _diverse(own, n_replay, seed)
     names = clusters or {}
     examples = [replace(e, cluster=names.get(e.id)) for e in [*taught, *replayed]]
@@ -104,7 +110,8 @@ def build_training_set(
     random.Random(seed).shuffle(examples)
     dropped += own_dropped
     counts = {"flagship": len(taught), "replay": len(replayed), "dropped": len(dropped)}
-    counts["heldout_overlap"] = sum(reason == "overlaps a held-out query" for _, reason in dropped)
+    reasons = Counter(reason for _, reason in dropped)
+    counts |= {"heldout_overlap": reasons[OVERLAP], "near_duplicates": reasons[NEAR_DUPLICATE]}
     counts |= {f"redacted_{kind}": redactions[kind] for kind in ("email", "phone", "card")}
     return TrainingSet(tuple(examples), tuple(dropped), counts, config.teacher_permission)
 
@@ -131,7 +138,7 @@ def is_fitting(query: Query, answer: Answer, max_characters: int) -> tuple[bool,
 
 def is_clean(query: Query, heldout: set[str]) -> tuple[bool, str]:
     """(keep, reason): its text is in no held-out slice (`heldout` normalised)."""
-    return normalise(query.text) not in heldout, "overlaps a held-out query"
+    return normalise(query.text) not in heldout, OVERLAP
 
 
 def is_new(query: Query, seen: set[str]) -> tuple[bool, str]:
@@ -140,6 +147,39 @@ def is_new(query: Query, seen: set[str]) -> tuple[bool, str]:
     new = key not in seen
     seen.add(key)
     return new, "duplicate"
+
+
+def is_unlike(query: Query, before: NearDuplicates | None) -> tuple[bool, str]:
+    """(keep, reason): no example before asks almost the same. Adds it to `before`."""
+    return before is None or before.add(query.text), NEAR_DUPLICATE
+
+
+def is_within_cap(query: Query, users: Counter[str], cap: int | None) -> tuple[bool, str]:
+    """(keep, reason): its user has fewer than `cap` examples. Counts it."""
+    if cap is None or query.user is None:
+        return True, ""
+    users[query.user] += 1
+    return users[query.user] <= cap, f"its user has {cap} examples already"
+
+
+def heldout_key(text: str) -> str:
+    """Digest by which a held-out query is known again, without its text being kept."""
+    return hashlib.sha256(normalise(text).encode()).hexdigest()
+
+
+def write_heldout_keys(path: Path, texts: Iterable[str]) -> None:
+    """One key a line, sorted; whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(key + "\n" for key in sorted({heldout_key(text) for text in texts}))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def user_text(example: TrainingExample) -> str:
+    """The last user message of an example."""
+    return next((m["content"] for m in reversed(example.messages) if m["role"] == "user"), "")
 
 
 def write_training_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
@@ -169,31 +209,37 @@ def read_training_examples(path: Path) -> list[TrainingExample]:
     return examples
 
 
-def _filter(
-    pairs: Iterable[tuple[Query, Answer]],
-    source: Source,
-    heldout: set[str],
-    seen: set[str],
-    *,
-    config: TrainingSetConfig,
-) -> tuple[list[TrainingExample], list[tuple[str, str]]]:
-    kept, dropped = [], []
-    for query, answer in pairs:
-        reason = next((why for keep, why in _checks(query, answer, heldout, seen, config=config) if not keep), None)
-        if reason is None:
-            kept.append(TrainingExample(query.id, query.messages, answer.text, source))
-        else:
-            dropped.append((query.id, reason))
-    return kept, dropped
+class _Gate:
+    """The filters with what they remember; whatever passes is remembered for the next."""
 
+    def __init__(self, config: TrainingSetConfig, heldout: set[str]) -> None:
+        self.config, self.heldout = config, heldout
+        self.seen: set[str] = set()
+        overlap = config.near_duplicate_overlap
+        self.near = None if overlap is None else NearDuplicates(overlap)
+        self.users: Counter[str] = Counter()
 
-def _checks(
-    query: Query, answer: Answer, heldout: set[str], seen: set[str], *, config: TrainingSetConfig
-) -> Iterator[tuple[bool, str]]:
-    yield is_fitting(query, answer, config.max_characters)
-    yield passes_rules(query, answer, config.rules)
-    yield is_clean(query, heldout)
-    yield is_new(query, seen)  # last: only what is kept makes a later one a duplicate
+    def filter(
+        self, pairs: Iterable[tuple[Query, Answer]], source: Source
+    ) -> tuple[list[TrainingExample], list[tuple[str, str]]]:
+        """Examples kept, and (query id, reason) of the others."""
+        kept, dropped = [], []
+        for query, answer in pairs:
+            reason = next((why for keep, why in self._checks(query, answer) if not keep), None)
+            if reason is None:
+                kept.append(TrainingExample(query.id, query.messages, answer.text, source))
+            else:
+                dropped.append((query.id, reason))
+        return kept, dropped
+
+    def _checks(self, query: Query, answer: Answer) -> Iterator[tuple[bool, str]]:
+        """From the cheapest on; those that remember come last, so that only what is kept counts against others."""
+        yield is_fitting(query, answer, self.config.max_characters)
+        yield passes_rules(query, answer, self.config.rules)
+        yield is_clean(query, self.heldout)
+        yield is_new(query, self.seen)
+        yield is_unlike(query, self.near)
+        yield is_within_cap(query, self.users, self.config.per_user_cap)
 
 
 def _replayable(pool: Sequence[Trace], config: TrainingSetConfig) -> list[tuple[Query, Answer]]:
@@ -229,7 +275,7 @@ def _diverse(examples: Sequence[TrainingExample], n: int, seed: int) -> list[Tra
 
     rng = random.Random(seed)
     candidates = rng.sample(list(examples), min(len(examples), max(_REPLAY_POOL_LIMIT, 2 * n)))
-    texts = [re.sub(r"\d+", "0", _user_text(e)) for e in candidates]
+    texts = [re.sub(r"\d+", "0", user_text(e)) for e in candidates]
     vectors = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", max_features=2000).fit_transform(texts)
     k = min(len(set(texts)), n, max(1, round(len(candidates) ** 0.5)))
     with warnings.catch_warnings():
@@ -241,10 +287,6 @@ def _diverse(examples: Sequence[TrainingExample], n: int, seed: int) -> list[Tra
     rounds = max(len(group) for group in groups.values())
     turns = [group[i] for i in range(rounds) for _, group in sorted(groups.items()) if i < len(group)]
     return turns[:n]
-
-
-def _user_text(example: TrainingExample) -> str:
-    return next((m["content"] for m in reversed(example.messages) if m["role"] == "user"), "")
 
 
 def _redact(example: TrainingExample, redactions: Counter[str]) -> TrainingExample:

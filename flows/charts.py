@@ -158,15 +158,18 @@ def bars(rows: Sequence[Bar], axis: str, line: tuple[float, str] | None = None, 
     return _svg(figure)
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> str:
-    """Training loss per step with its running mean."""
+def loss_curve(losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()) -> str:
+    """Training loss per step with its running mean, and (step, loss) of examples held back where there are any."""
     figure = _figure(5.2, 2.7)
     axes = figure.subplots()
     values = np.asarray(losses, dtype=float)
-    axes.plot(steps, values, color=MUTED, linewidth=0.8)
+    axes.plot(np.arange(len(values)), values, color=MUTED, linewidth=0.8)
     window = max(1, len(values) // 25)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-    axes.plot(list(steps)[window - 1 :], smooth, color=AFTER, linewidth=1.6)
+    axes.plot(np.arange(window - 1, len(values)), smooth, color=AFTER, linewidth=1.6, label="training")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color="#d1603d", marker="o", markersize=3, label="held back")
+        axes.legend(frameon=False)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per completion token")
     axes.set_ylim(bottom=0)

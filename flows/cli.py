@@ -13,7 +13,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, clusters, gate, loop, privacy, registry, traffic
+from flows.commands import checks, clusters, gate, loop, privacy, registry, traffic, train
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -32,6 +32,7 @@ COMMANDS = (
     loop.compare,
     loop.report,
     clusters.clusters,
+    train.sweep,
     gate.verify,
     gate.simulate,
     gate.approve,

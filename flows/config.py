@@ -21,7 +21,7 @@ from clustering.cluster import ClusterConfig
 from clustering.embed import EmbedConfig
 from clustering.lineage import LineageConfig
 from clustering.target import TargetConfig
-from finetune.lora import TrainConfig
+from finetune.spec import TrainConfig
 from finetune.training_set import TrainingSetConfig
 from promotion.gate import GatePolicy
 from promotion.rollout import RolloutConfig

@@ -13,6 +13,7 @@ from clustering.lineage import Fate
 from evaluation.intervals import Interval
 from evaluation.metrics import Comparison
 from evaluation.report import EvaluationReport
+from finetune.adapter import LOSSES, VALIDATION
 from flows import charts
 from flows.context import RunContext
 from flows.records import (
@@ -198,11 +199,13 @@ def _graded(cluster: Cluster) -> str:
 def _training(ctx: RunContext) -> dict[str, Any]:
     counts = ctx.run.manifest(TRAIN)
     built = ctx.run.manifest(BUILD)
-    curve = read_jsonl(ctx.run.stage(TRAIN) / "adapter" / "loss.jsonl")
+    folder = ctx.run.stage(TRAIN) / "adapter"
+    curve = read_jsonl(folder / LOSSES)
+    validation = read_jsonl(folder / VALIDATION) if (folder / VALIDATION).exists() else []
     facts = {**(built.counts if built else {}), **(counts.counts if counts else {})}
     return {
         "training": [(name.replace("_", " "), _shown(value)) for name, value in facts.items()],
-        "charts": {"loss": charts.loss_curve([r["step"] for r in curve], [r["loss"] for r in curve])},
+        "charts": {"loss": charts.loss_curve([r["loss"] for r in curve], [(r["step"], r["loss"]) for r in validation])},
     }
 
 

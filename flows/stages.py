@@ -14,6 +14,7 @@ Stages 04 to 06 serve every arm of a comparison; an arm's folders lie below arms
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -31,9 +32,9 @@ from clustering.causes import count_causes, find_causes
 from clustering.describe import describe_clusters
 from clustering.embed import n_cut
 from clustering.target import TargetConfig, select_random, select_targeted
-from finetune.lora import TrainSpec
+from finetune.spec import TrainSpec
 from finetune.train import train_adapter
-from finetune.training_set import build_training_set, write_training_examples
+from finetune.training_set import build_training_set, write_heldout_keys, write_training_examples
 from flows.cluster_parts import embed_and_cluster, name_clusters, recognise, solved_clusters
 from flows.context import RunContext
 from flows.records import (
@@ -213,15 +214,19 @@ def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) 
         _adopt(ctx, [pool[i] for i in ids])
         purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {arm}")
         labels = load_labels(ctx)
+        heldout = {t.query.text for part in ("calibration", "heldout") for t in load_traces(ctx, part)}
         training = build_training_set(
             [(pool[i].query, purchase.answers[i]) for i in ids if i in purchase.answers],
             list(pool.values()),
-            {t.query.text for part in ("calibration", "heldout") for t in load_traces(ctx, part)},
+            heldout,
             ctx.config.training_set,
             ctx.seed,
             clusters=labels,
         )
+        n_overlap = training.counts["heldout_overlap"]
+        print(f"training set: {n_overlap} candidates overlap a held-out query and are left out", file=sys.stderr)
         write_training_examples(folder / "training.jsonl", training.examples)
+        write_heldout_keys(folder / "heldout_keys.txt", heldout)
         write_jsonl(folder / "dropped.jsonl", ({"id": i, "reason": reason} for i, reason in training.dropped))
         write_json(folder / "selection.json", {"arm": arm, "ids": ids, **selection})
         return {
@@ -265,20 +270,9 @@ def _select(ctx: RunContext, arm: Arm, target: TargetConfig) -> tuple[list[str],
 def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = None) -> Manifest:
     """LoRA on the training set, in a subprocess of its own."""
     champion = ctx.champion()
-    build_folder = ctx.run.stage(ctx.arm_stage(arm, BUILD))
 
     def body(folder: Path) -> dict[str, Any]:
-        spec = TrainSpec(
-            **ctx.config.train.model_dump(),
-            base_model=ctx.config.student.base_model,
-            revision=ctx.config.student.revision,
-            init_adapter=champion.adapter,
-            examples=build_folder / "training.jsonl",
-            out=folder / "adapter",
-            token_budget=token_budget,
-            seed=ctx.seed,
-        )
-        adapter = train_adapter(spec, folder / "work")
+        adapter = train_adapter(train_spec(ctx, folder / "adapter", arm, token_budget), folder / "work")
         return {k: v for k, v in asdict(adapter).items() if k != "path"}
 
     config = {
@@ -290,6 +284,22 @@ def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = Non
     }
     inputs = input_digests(ctx, ctx.arm_stage(arm, BUILD))
     return ctx.run.run_stage(ctx.arm_stage(arm, TRAIN), config, inputs, body)
+
+
+def train_spec(ctx: RunContext, out: Path, arm: Arm = "targeted", token_budget: int | None = None) -> TrainSpec:
+    """One training on the arm's training set, from the champion's adapter on."""
+    build_folder = ctx.run.stage(ctx.arm_stage(arm, BUILD))
+    return TrainSpec(
+        **ctx.config.train.model_dump(),
+        base_model=ctx.config.student.base_model,
+        revision=ctx.config.student.revision,
+        init_adapter=ctx.champion().adapter,
+        examples=build_folder / "training.jsonl",
+        heldout=build_folder / "heldout_keys.txt",
+        out=out,
+        token_budget=token_budget,
+        seed=ctx.seed,
+    )
 
 
 def _adopt(ctx: RunContext, traces: list[Trace]) -> None:

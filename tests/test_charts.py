@@ -3,7 +3,7 @@
 import numpy as np
 
 from cascade.calibration import reliability_bins, risk_coverage
-from flows.charts import reliability_diagram, risk_coverage_curve
+from flows.charts import loss_curve, reliability_diagram, risk_coverage_curve
 
 
 def test_a_reliability_diagram_names_its_curves_and_repeats_to_the_byte():
@@ -23,3 +23,14 @@ def test_a_risk_coverage_curve_shows_area_and_target():
     assert ">base (AURC 0.111)<" in made
     assert ">target 5.0%<" in made
     assert "target" not in risk_coverage_curve({"base": risk_coverage([3, 2, 1], [0, 0, 1])})
+
+
+def test_the_loss_curve_shows_the_examples_held_back_where_there_are_any():
+    losses = [2.0 - 0.01 * i for i in range(60)]
+    plain, validated = loss_curve(losses), loss_curve(losses, [(29, 1.8), (59, 1.6)])
+    assert plain.startswith("<svg") and "held back" not in plain
+    assert "held back" in validated and "training" in validated
+
+
+def test_one_step_is_a_curve_too():
+    assert loss_curve([1.0]).startswith("<svg")

@@ -56,3 +56,22 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     assert again.losses == [1.5]
     save(tmp_path / "c.pt", again)
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_validation_keeps_the_best_weights_through_a_resume_and_knows_when_to_stop(tmp_path):
+    state = progress()
+    for number, loss in enumerate([3.0, 2.0, 2.5, 2.4]):
+        step(state)
+        state.validated(number, loss)
+        if loss == 2.0:
+            best = state.weights["w"].detach().clone()
+    assert not state.stalled(3)
+    save(tmp_path / "c.pt", state)
+    again = progress()
+    resume(tmp_path / "c.pt", again)
+    assert again.validation == [(0, 3.0), (1, 2.0), (2, 2.5), (3, 2.4)]
+    again.validated(4, 2.0)
+    assert again.stalled(3)
+    assert not again.stalled(4)
+    again.restore_best()
+    assert again.weights["w"].equal(best)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
@@ -9,8 +10,12 @@ from tiny_student import TEMPLATE_THAT_REWRITES, make_student
 from cascade.errors import ConfigError, StageError
 from finetune import lora
 from finetune.adapter import load_adapter_record
-from finetune.encode import EncodedExample
-from finetune.lora import TrainSpec, accumulate_gradients, completion_loss, load_student, schedule, train
+from finetune.encode import encode_example, stop_token_ids
+from finetune.lora import schedule, train
+from finetune.loss import Gradients
+from finetune.spec import TrainSpec
+from finetune.student import load_student
+from finetune.sweep import sweep
 from finetune.training_set import TrainingExample, read_training_examples, write_training_examples
 
 
@@ -43,96 +48,6 @@ def spec_of(base, folder, **changes):
         "dtype": "float32",
     }
     return TrainSpec(**(values | changes))
-
-
-def student(base, tmp_path, **changes):
-    _, model = load_student(spec_of(base, tmp_path, **changes), torch.device("cpu"))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:  # zero at first, when lora_A would have no gradient to compare
-            torch.nn.init.normal_(weight, std=0.1)
-    return model.eval()
-
-
-BATCH = [
-    EncodedExample("a", (9, 8, 7, 6, 1), 3),
-    EncodedExample("b", (9, 5, 4, 3, 2, 11, 12, 1), 2),
-    EncodedExample("c", (30, 31, 1), 1),
-]
-
-
-def naive_loss(model, batch):
-    """All logits of each example alone, the prompt's targets masked: the plain definition."""
-    total = torch.zeros(())
-    for example in batch:
-        ids = torch.tensor([example.ids])
-        labels = ids.clone()
-        labels[:, : example.n_prompt] = -100
-        logits = model(input_ids=ids).logits
-        total = total + torch.nn.functional.cross_entropy(
-            logits[0, :-1].float(), labels[0, 1:], ignore_index=-100, reduction="sum"
-        )
-    return total
-
-
-def test_selected_loss_equals_the_naive_one_with_its_gradients(base, tmp_path):
-    model = student(base, tmp_path)
-    naive_loss(model, BATCH).backward()
-    wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-    model.zero_grad()
-    loss = completion_loss(model, BATCH)
-    loss.backward()
-    assert loss.item() == pytest.approx(naive_loss(model, BATCH).item(), rel=1e-5)
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            torch.testing.assert_close(weight.grad, wanted[name], rtol=1e-4, atol=1e-5)
-
-
-def test_only_completion_positions_reach_the_output_layer(base, tmp_path):
-    model = student(base, tmp_path)
-    seen = []
-    model.get_output_embeddings().register_forward_hook(lambda _m, i, _o: seen.append(tuple(i[0].shape)))
-    completion_loss(model, BATCH)
-    assert seen == [(1, sum(e.n_completion for e in BATCH), 32)]
-    model(input_ids=torch.tensor([[1, 2, 3]]))
-    assert seen[-1] == (1, 3, 32), "the selection must not outlive the loss"
-
-
-def test_examples_of_a_batch_do_not_see_each_other(base, tmp_path):
-    model = student(base, tmp_path)
-    together = completion_loss(model, BATCH).item()
-    assert together == pytest.approx(sum(completion_loss(model, [e]).item() for e in BATCH), rel=1e-5)
-
-
-def test_out_of_memory_halves_the_rows_and_keeps_the_gradient(base, tmp_path):
-    model = student(base, tmp_path)
-    whole, rows = accumulate_gradients(model, BATCH, 8)
-    wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-    assert rows == 8
-    model.zero_grad()
-
-    def scarce(_module, _args, kwargs):
-        if len(kwargs["input_ids"]) > 1:
-            raise torch.OutOfMemoryError("3 rows are too many")
-
-    handle = model.register_forward_pre_hook(scarce, with_kwargs=True)
-    split, rows = accumulate_gradients(model, BATCH, 8)
-    handle.remove()
-    assert rows == 1
-    assert split == pytest.approx(whole, rel=1e-5)
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            torch.testing.assert_close(weight.grad, wanted[name], rtol=1e-4, atol=1e-6)
-
-
-def test_out_of_memory_with_one_row_goes_up(base, tmp_path):
-    model = student(base, tmp_path)
-
-    def scarce(_module, _args, _kwargs):
-        raise torch.OutOfMemoryError("nothing fits")
-
-    model.register_forward_pre_hook(scarce, with_kwargs=True)
-    with pytest.raises(torch.OutOfMemoryError):
-        accumulate_gradients(model, BATCH, 4)
 
 
 def test_schedule_rises_then_falls():
@@ -298,3 +213,36 @@ def test_bfloat16_base_trains_a_float32_adapter(base, tmp_path):
     train(spec, tmp_path)
     assert {t.dtype for t in load_file(spec.out / "adapter_model.safetensors").values()} == {torch.float32}
     assert json.loads((spec.out / "train.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_ends_early_when_the_examples_held_back_no_longer_gain_and_keeps_the_best(base, tmp_path):
+    rng = random.Random(0)
+    noise = [
+        TrainingExample(f"q{i}", ({"role": "user", "content": f"toss {i}"},), f"{rng.randrange(10**6)}", "flagship")
+        for i in range(24)
+    ]
+    spec = spec_of(base, tmp_path, epochs=60, rank=16, validation_share=0.25, patience=2)
+    write_training_examples(spec.examples, noise)
+    train(spec, tmp_path)
+    record = json.loads((spec.out / "train.json").read_text())
+    curve = [json.loads(line) for line in (spec.out / "validation.jsonl").read_text().splitlines()]
+    assert (record["n_examples"], record["n_validation"]) == (18, 6)
+    assert record["n_steps"] < record["n_steps_planned"]
+    assert record["validation_loss"] == min(row["loss"] for row in curve)
+    assert min(row["loss"] for row in curve[-2:]) > record["validation_loss"]
+    tokenizer, model = load_student(spec.model_copy(update={"init_adapter": spec.out}), torch.device("cpu"))
+    held = lora._held_back(noise, 0.25, 0)
+    stops = stop_token_ids(tokenizer)
+    encoded = [encode_example(tokenizer, e.id, e.messages, e.answer, stops) for e in noise if e.id in held]
+    assert Gradients(model, 1000).mean_loss(encoded) == pytest.approx(record["validation_loss"], rel=1e-4)
+
+
+def test_a_sweep_picks_on_what_is_held_back(base, tmp_path):
+    seen = []
+    spec = spec_of(base, tmp_path, epochs=2, validation_share=0.25)
+    trials = sweep(spec, [1e-5, 0.02], [2], tmp_path / "sweep", seen.append)
+    assert [t.learning_rate for t in trials] == [0.02, 1e-5]
+    assert trials[0].validation_loss < trials[1].validation_loss
+    assert len(seen) == 2
+    with pytest.raises(ConfigError, match="validation_share"):
+        sweep(spec_of(base, tmp_path), [1e-3], [2], tmp_path / "none")

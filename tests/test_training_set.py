@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 
 import pytest
 
 from cascade.errors import ConfigError, InputError
 from cascade.trace import Answer, Outcome, Query, TokenConfidence, Trace, Verdict
+from finetune.near_duplicates import NearDuplicates
 from finetune.training_set import (
     TrainingSetConfig,
     build_training_set,
@@ -18,8 +20,9 @@ CONFIG = TrainingSetConfig(teacher_permission="our own model")
 SCHEMA = {"type": "object", "required": ["intent"], "properties": {"intent": {"type": "string"}}}
 
 
-def query(name, text, schema=None):
-    return Query(name, datetime(2026, 3, 2, tzinfo=UTC), "r", ({"role": "user", "content": text},), schema)
+def query(name, text, schema=None, user=None):
+    messages = ({"role": "user", "content": text},)
+    return Query(name, datetime(2026, 3, 2, tzinfo=UTC), "r", messages, schema, user=user)
 
 
 def answer(text, finish="stop", logprob=None):
@@ -37,6 +40,51 @@ def trace(name, text, logprob, *, escalated=False, audited=False, flagship=None,
 
 def build(selected, pool=(), heldout=(), config=CONFIG, seed=0, **more):
     return build_training_set(selected, pool, set(heldout), config, seed, **more)
+
+
+LONG = "please tell me when the parcel with the blue chairs that I ordered last week for my mother will be at her door"
+
+
+def test_near_duplicates_go_and_templates_with_other_values_stay():
+    selected = [
+        (query("first", LONG), answer("on Monday")),
+        (query("near", LONG + " please"), answer("on Tuesday")),
+        (query("value", "where is order 4821 now"), answer("a")),
+        (query("other value", "where is order 4822 now"), answer("b")),
+    ]
+    result = build(selected)
+    assert {e.id for e in result.examples} == {"first", "value", "other value"}
+    assert dict(result.dropped) == {"near": "near-duplicate"}
+    assert result.counts["near_duplicates"] == 1
+    kept = build(selected, config=CONFIG.model_copy(update={"near_duplicate_overlap": None}))
+    assert len(kept.examples) == 4
+
+
+def test_near_duplicates_are_found_among_many():
+    words = [f"w{i}" for i in range(400)]
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(words, k=40)) for _ in range(1500)]
+    near = NearDuplicates(0.9)
+    assert all(near.add(text) for text in texts)
+    copies = [text + " indeed" for text in rng.sample(texts, 200)]
+    assert not any(near.add(copy) for copy in copies)
+
+
+def test_no_user_gets_more_than_the_cap():
+    config = CONFIG.model_copy(update={"per_user_cap": 2})
+    loud = [(query(f"l{i}", f"loud wish {i}", user="loud"), answer("ok")) for i in range(5)]
+    others = [(query(f"o{i}", f"calm wish {i}", user=f"u{i}"), answer("ok")) for i in range(3)]
+    nameless = [(query(f"n{i}", f"nameless wish {i}"), answer("ok")) for i in range(3)]
+    result = build([*loud, *others, *nameless], config=config)
+    assert {e.id for e in result.examples} == {"l0", "l1", "o0", "o1", "o2", "n0", "n1", "n2"}
+    assert set(dict(result.dropped).values()) == {"its user has 2 examples already"}
+
+
+def test_overlap_with_held_out_queries_is_counted():
+    selected = [(query(f"s{i}", f"wish {i}"), answer("ok")) for i in range(6)]
+    result = build(selected, [trace("p", "Wish 9?", -0.1)], heldout=["WISH 1!", "wish 4", "wish 9"])
+    assert result.counts["heldout_overlap"] == 3
+    assert {i for i, reason in result.dropped} == {"s1", "s4", "p"}
 
 
 def test_needs_a_permission():
