@@ -1,8 +1,9 @@
 """The gate's checks of single clusters: none is harmed, and what earlier runs solved stays solved.
 
 Harm must be shown to stop a promotion: with thirty rows a cluster, proving each non-inferior would stop every one.
-Holm's correction (1979) keeps the chance of stopping a harmless candidate within the policy's whole alpha over all
+Holm's correction (1979) keeps the chance of rejecting a harmless candidate within the policy's whole alpha over all
 clusters. That is not the level that a decision on a worn slice spends: a smaller one would make harm harder to see.
+A loss beyond the margin that one cluster shows by itself, without the correction, asks for more rows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class _Harm:
 
 
 def check_clusters(report: EvaluationReport, level: Level) -> Check:
-    """FAIL: a loss of quality beyond the margin is shown; UNSURE: a loss is shown, beyond the margin as observed."""
+    """FAIL: a loss of quality beyond the margin is shown. UNSURE: a loss is shown and lies beyond the margin as observed,
+    or one beyond the margin would be shown if this were the only cluster."""
     tested = [c for c in report.clusters if c.paired.n >= level.policy.min_cluster_pairs]
     harms = [_quality_harm(c, level) for c in tested]
     return _judge("no cluster regresses", harms, len(tested), len(report.clusters) - len(tested), report, level)
@@ -57,10 +59,10 @@ def _judge(
     name: str, harms: Sequence[_Harm], n_tested: int, n_small: int, report: EvaluationReport, level: Level
 ) -> Check:
     beyond, any_loss = holm([h.p_beyond for h in harms]), holm([h.p_any for h in harms])
-    failed = [h for h, p in zip(harms, beyond, strict=True) if p <= level.alpha]
-    unsure = [
-        h for h, p in zip(harms, any_loss, strict=True) if p <= level.alpha and h.change < -h.margin and h not in failed
-    ]
+    alpha = level.policy.alpha
+    failed = [h for h, p in zip(harms, beyond, strict=True) if p <= alpha]
+    lost = [p <= alpha and h.change < -h.margin for h, p in zip(harms, any_loss, strict=True)]
+    unsure = [h for h, loss in zip(harms, lost, strict=True) if (loss or h.p_beyond <= alpha) and h not in failed]
     worst = min(harms, key=lambda h: h.change, default=None)
     status = Status.FAIL if failed else Status.UNSURE if unsure else Status.PASS
     numbers: dict[str, float] = {"tested": n_tested, "too_small": n_small, "margin": level.policy.cluster_margin}
