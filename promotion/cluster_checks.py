@@ -38,8 +38,8 @@ class _Harm:
 
 
 def check_clusters(report: EvaluationReport, level: Level) -> Check:
-    """FAIL: a loss of quality beyond the margin is shown. UNSURE: a loss is shown and lies beyond the margin as observed,
-    or one beyond the margin would be shown if this were the only cluster."""
+    """FAIL: a loss of quality beyond the margin is shown. UNSURE: a loss is shown, beyond the margin as observed, or a
+    loss beyond the margin would be shown if this were the only cluster."""
     tested = [c for c in report.clusters if c.paired.n >= level.policy.min_cluster_pairs]
     harms = [_quality_harm(c, level) for c in tested]
     return _judge("no cluster regresses", harms, len(tested), len(report.clusters) - len(tested), report, level)
