@@ -88,7 +88,11 @@ def _run(options: argparse.Namespace) -> Iterator[Result]:
 
     # The quality that a recorded verifier lets through is no subject here; the lab's is.
     loose = GatePolicy(max_false_accept=None)
-    for world in worlds():
+    known = list(worlds())
+    if options.world and not any(world.name.startswith(options.world) for world in known):
+        names = ", ".join(world.name for world in known)
+        raise SystemExit(f"no world's name starts with {options.world!r}: take one of {names}")
+    for world in known:
         if options.world and not world.name.startswith(options.world):
             continue
         policy = GatePolicy() if world.name == "lab-like" else loose
