@@ -4,7 +4,7 @@
 
 Each system trains in a fresh process, in turns (A B C, A B C, ...), on the same examples, from the same adapter. TRL's
 setting is the quickest of those that --search tries. On a GPU: --device cuda --dtype bfloat16 --model 0.5b or 1.5b.
-TRL is no dependency; put it beside: pip install --no-deps --target /tmp/opp/trl trl
+TRL is no dependency; put it beside: pip install --no-deps --target .opponents/trl trl
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
         action="store_true",
         help="run all in this process: starts sooner, but memory then says little",
     )
-    parser.add_argument("--trl-path", default="/tmp/opp/trl")
+    parser.add_argument("--trl-path", default=".opponents/trl")
     given = parser.parse_args()
     kind = "short" if given.shape == "short" else "long"
     per_step = given.per_step or (64 if kind == "short" else 4)
