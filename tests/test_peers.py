@@ -1,6 +1,7 @@
 """The committee, alone and as a feature of the learned verifier; the learned verifier over texts."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ ANSWERS = RECORDING.tier(CHEAP).answer(QUERIES)
 RIGHT = np.array([RECORDING.answers[CHEAP][q.id].grade == 1 for q in QUERIES])
 PRICES = PriceTable.model_validate({"prices": {PEER: {"input_per_million": 10, "output_per_million": 20}}})
 PEERS = PeerScorer({PEER: RECORDING.tier(PEER)}, PRICES)
-TEXTS = LearnedConfig(blocks=("form", "text"))
-ASKING = LearnedConfig(blocks=("form", "text", "peers"))
+TEXTS = LearnedConfig(blocks=("form", "text"), folds=3)
+ASKING = LearnedConfig(blocks=("form", "text", "peers"), folds=3)
 
 
 def auroc(values, right) -> float:
@@ -29,8 +30,9 @@ def auroc(values, right) -> float:
     return float((better > 0).mean() + 0.5 * (better == 0).mean())
 
 
-def fit(config=TEXTS, peers=None, n=200):
-    return LearnedTrainer(config, peers=peers).fit(QUERIES[:n], ANSWERS[:n], [""] * n, RIGHT[:n])
+@cache
+def fit(config=TEXTS, committee=False, n=200):
+    return LearnedTrainer(config, peers=PEERS if committee else None).fit(QUERIES[:n], ANSWERS[:n], [""] * n, RIGHT[:n])
 
 
 def test_it_learns_from_texts_and_its_own_training_scores_do_not_flatter() -> None:
@@ -44,7 +46,7 @@ def test_it_learns_from_texts_and_its_own_training_scores_do_not_flatter() -> No
 
 
 def test_it_gives_the_same_scores_again() -> None:
-    first, second = fit(n=100), fit(n=100)
+    first, second = (fit.__wrapped__(n=100) for _ in range(2))
     assert [s.value for s in first[1]] == [s.value for s in second[1]]
 
 
@@ -56,7 +58,7 @@ def test_a_committee_scores_agreement_and_is_paid_for_every_answer() -> None:
 
 
 def test_the_learned_verifier_weighs_its_peers_and_charges_for_them() -> None:
-    alone, (asking, own) = fit()[0], fit(ASKING, PEERS)
+    alone, (asking, own) = fit()[0], fit(ASKING, committee=True)
     assert (alone.name, asking.name) == ("learned", f"learned with {PEERS.name}")
     fresh = asking.score(QUERIES[200:], ANSWERS[200:])
     opinions = PEERS.score(QUERIES[200:], ANSWERS[200:])
@@ -67,7 +69,7 @@ def test_the_learned_verifier_weighs_its_peers_and_charges_for_them() -> None:
 
 
 def test_peers_are_asked_only_where_they_are_looked_at() -> None:
-    scorer, own = fit(TEXTS, PEERS)
+    scorer, own = fit(TEXTS, committee=True)
     assert (scorer.name, scorer.peers, {score.cost_usd for score in own}) == ("learned", None, {0.0})
     lonely, _ = fit(ASKING)
     assert lonely.features.left_out["peers"] == "no peers to ask"
@@ -75,7 +77,7 @@ def test_peers_are_asked_only_where_they_are_looked_at() -> None:
 
 @pytest.mark.parametrize("peers", [None, PEERS], ids=["alone", "with peers"])
 def test_it_is_kept_and_read_back_with_its_peers(tmp_path, peers) -> None:
-    scorer, _ = fit(TEXTS if peers is None else ASKING, peers)
+    scorer, _ = fit(TEXTS if peers is None else ASKING, peers is not None)
     store_part(scorer, tmp_path)
     again = read_learned(tmp_path, scorer.digest, None, peers)
     before = scorer.score(QUERIES[200:], ANSWERS[200:])
@@ -87,7 +89,7 @@ def test_it_is_kept_and_read_back_with_its_peers(tmp_path, peers) -> None:
 
 
 def test_without_its_peers_it_cannot_be_read_back(tmp_path) -> None:
-    scorer, _ = fit(ASKING, PEERS)
+    scorer, _ = fit(ASKING, committee=True)
     store_part(scorer, tmp_path)
     for given in (None, PeerScorer({FLAGSHIP: RECORDING.tier(FLAGSHIP)}, PRICES)):
         with pytest.raises(InputError, match="asks other-small for their answers: give it those very peers"):
@@ -105,7 +107,7 @@ def test_a_committee_needs_peers_that_answered() -> None:
 
 
 def test_an_answer_that_comes_to_nothing_is_still_judged() -> None:
-    scorer, _ = fit(ASKING, PEERS)
+    scorer, _ = fit(ASKING, committee=True)
     empty = Answer("no idea", CHEAP, 1, 1, 0.0, "stop")
     nothing, right = scorer.score([QUERIES[0]] * 2, [empty, ANSWERS[int(np.flatnonzero(RIGHT)[0])]])
     assert nothing.value is not None and right.value is not None
