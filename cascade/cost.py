@@ -6,6 +6,7 @@ import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as record
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +93,13 @@ class PriceTable(BaseModel):
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"the price table {path} is wrong at {where or 'its top'}: {first['msg']}") from error
         table._path = Path(path)
+        return table
+
+    def undated(self) -> PriceTable:
+        """The newest price of every model, at any time: for records whose times say nothing of what was paid."""
+        newest = {model: (replace(entries[-1], date=None),) for model, entries in self.prices.items()}
+        table = self.model_copy(update={"prices": newest})
+        table._path = self._path
         return table
 
     def price(self, model: str, at: datetime.datetime | None = None) -> Price:
@@ -233,9 +241,10 @@ def payback(run_cost_usd: float | None, saved_per_query_usd: float | None) -> Pa
 
 
 def escalation_floor(cheap_error: float, target_error: float) -> float:
-    """Least escalation rate at which served answers can meet `target_error`: (cheap error - t) / (1 - t).
+    """Least escalation rate at which accepted answers can meet `target_error`: (cheap error - t) / (1 - t).
 
-    Holds for a perfect verifier and a flagship that is always right; both arguments and the result are 0..1.
+    A perfect verifier escalates e wrong answers and leaves (cheap error - e) / (1 - e) wrong among the accepted. Both
+    arguments and the result are rates 0..1.
     """
     if not 0 <= target_error < 1:
         raise ConfigError(f"target error is {target_error}; use a rate from 0 to below 1")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cascade.cost import PriceTable
-from cascade.verifiers.answer_learner import Embed
+from cascade.verifiers import Embed
 from evaluation.frontier import (
     Bools,
     Floats,
@@ -127,7 +127,8 @@ def crossfit_families(
     on_fold: Callable[[], None] = lambda: None,
 ) -> list[FamilyResult]:
     """Every family at every target. Each seed cuts the queries into `folds`; each fold is tested by policies that
-    learnt, and chose option and threshold by cross-fitted scores, on the other folds alone."""
+    learnt, and chose option and threshold by cross-fitted scores, on the other folds alone. A family that some fold
+    holds too little for is left out."""
     n = len(pair.queries)
     parts: dict[tuple[str, float], list[_Part]] = {}
     for seed in seeds:
@@ -138,7 +139,8 @@ def crossfit_families(
             for part in _fold_parts(pair.outcomes, policies, rows, test, targets):
                 parts.setdefault((part.family, part.target), []).append(part)
             on_fold()
-    return [_pooled(found, n, folds) for found in parts.values()]
+    whole = [found for found in parts.values() if len(found) == folds * len(seeds)]
+    return [_pooled(found, n, folds) for found in whole]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,33 +7,33 @@ are seen by nothing before they are served.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from cascade.cost import PriceTable
 from cascade.errors import InputError
 from cascade.final_answer import final_answer
 from cascade.recorded import Recording, Usage, price_usd
 from cascade.trace import Answer, Query
-from cascade.verifiers import RulesConfig, Scorer, TokenConfidenceScorer, rule_reasons
-from cascade.verifiers.answer_learner import (
-    AnswerLearner,
+from cascade.verifiers import (
     Embed,
-    crossfit,
-    fit_cost_model,
-    fit_query_model,
-    query_matrix,
+    LearnedConfig,
+    LearnedTrainer,
+    RulesConfig,
+    Scorer,
+    TokenConfidenceScorer,
+    TooLittleData,
+    rule_reasons,
 )
 from cascade.verifiers.arithmetic import ArithmeticScorer, check_calculations
 from cascade.verifiers.peers import PeerScorer
 from cascade.verifiers.score import Score
 from evaluation.frontier import PairOutcomes, Scores
+from evaluation.routers import QueryTable
 
 Rows = NDArray[np.intp]
 RIGHT_AT = 0.999
@@ -41,6 +41,7 @@ RIGHT_AT = 0.999
 NO_OPINION = -1e6
 """Below every score: what could not be judged, or fails the rules, escalates first."""
 RULES = RulesConfig()
+LEARNED = LearnedConfig(blocks=("confidence", "query", "form", "text"), dimensions=64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ def rank(
     """All policies that the record can feed, in the order rules, single, learned, router.
 
     Without `choose` the threshold is chosen on `fit` itself, by cross-fitted scores. The routers learn where the
-    flagship does better than the cheap model (both were graded on `fit`), a verifier where the cheap answer is right.
+    flagship does better than the cheap model (both were graded on `fit`), a verifier where the cheap answer is right;
+    there is none where `fit` holds too few answers of a kind.
     """
     routers = _routers(pair, fit, test, choose, embed, seed)
     if not pair.has_text:
@@ -135,9 +137,10 @@ def rank(
     others = fit if choose is None else choose
     policies = [_single(pair, AllRulesScorer(), "rules", others, test)]
     policies += [_single(pair, scorer, "single", others, test) for scorer in single_scorers(pair, prices)]
-    policies += [
-        _learned(pair, AnswerLearner(embed, peers, seed), fit, test, choose) for peers in _committees(pair, prices)
-    ]
+    for peers in _committees(pair, prices):
+        blocks = LEARNED.blocks if peers is None else (*LEARNED.blocks, "peers")
+        config = LEARNED.model_copy(update={"blocks": blocks, "seed": seed})
+        policies += _learned(pair, LearnedTrainer(config, embed, peers=peers), fit, test, choose)
     return [*policies, *routers]
 
 
@@ -232,43 +235,29 @@ def _single(pair: RecordedPair, scorer: Scorer, family: str, others: Rows, test:
     return Policy(scorer.name, family, _scores(pair, fair, others), _scores(pair, fair, test), fair)
 
 
-def _learned(pair: RecordedPair, learner: AnswerLearner, fit: Rows, test: Rows, choose: Rows | None) -> Policy:
+def _learned(pair: RecordedPair, trainer: LearnedTrainer, fit: Rows, test: Rows, choose: Rows | None) -> list[Policy]:
     right = pair.outcomes.cheap_grade >= RIGHT_AT
-    scorer, crossfitted = learner.fit(*_asked(pair, fit), [""] * len(fit), right[fit])
+    try:
+        scorer, crossfitted = trainer.fit(*_asked(pair, fit), [""] * len(fit), right[fit])
+    except TooLittleData:
+        return []
     chosen = _as_scores(pair, fit, crossfitted) if choose is None else _scores(pair, scorer, choose)
-    return Policy(scorer.name, "learned", chosen, _scores(pair, scorer, test), scorer)
+    return [Policy(scorer.name, "learned", chosen, _scores(pair, scorer, test), scorer)]
 
 
 def _routers(
     pair: RecordedPair, fit: Rows, test: Rows, choose: Rows | None, embed: Embed | None, seed: int
 ) -> list[Policy]:
     """By the flagship's expected gain, and by that gain per dollar that the flagship is expected to cost."""
-    known = query_matrix(pair.queries, embed)
+    table = QueryTable.build(pair.queries, fit, test, choose, embed=embed, seed=seed)
     gain = pair.outcomes.flagship_grade - pair.outcomes.cheap_grade
-    better = _predicted(known, gain > 0, fit, test, choose, partial(fit_query_model, seed=seed), seed)
-    worse = _predicted(known, gain < 0, fit, test, choose, partial(fit_query_model, seed=seed), seed)
-    usd = _predicted(known, pair.outcomes.flagship_usd, fit, test, choose, partial(fit_cost_model, seed=seed), seed)
-    gains = [expit(up) - expit(down) for up, down in zip(better, worse, strict=True)]
-    worths = [np.where(g > 0, g / cost, g) for g, cost in zip(gains, usd, strict=True)]
+    better, worse, usd = table.chance(gain > 0), table.chance(gain < 0), table.usd(pair.outcomes.flagship_usd)
+    gains = (better.choose - worse.choose, better.test - worse.test)
+    worths = [np.where(g > 0, g / cost, g) for g, cost in zip(gains, (usd.choose, usd.test), strict=True)]
     return [
         Policy(name, name, Scores(-values[0], before=True), Scores(-values[1], before=True))
         for name, values in (("router", gains), ("router per USD", worths))
     ]
-
-
-def _predicted(
-    known: NDArray[np.float64],
-    target: NDArray[Any],
-    fit: Rows,
-    test: Rows,
-    choose: Rows | None,
-    fitter: Callable[..., Callable[[NDArray[np.float64]], NDArray[np.float64]]],
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Predictions for the choosing rows (cross-fitted where they are the fit rows) and for the test rows."""
-    model = fitter(known[fit], target[fit])
-    chosen = crossfit(fitter, known[fit], target[fit], seed) if choose is None else model(known[choose])
-    return chosen, model(known[test])
 
 
 def _asked(pair: RecordedPair, rows: Rows) -> tuple[list[Query], list[Answer]]:

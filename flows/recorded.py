@@ -22,8 +22,7 @@ from cascade.errors import ConfigError, InputError
 from cascade.recorded import Recording, Usage, read_recording
 from cascade.sql_store import SqlTraceStore
 from cascade.traffic import write_rejected
-from cascade.verifiers import Link, Verifier, rule_reasons
-from cascade.verifiers.answer_learner import Embed
+from cascade.verifiers import Embed, Link, Verifier, rule_reasons
 from cascade.verifiers.verifier import CHAIN
 from clustering.embed import EmbedConfig, embed_texts
 from evaluation.crossfit import FAMILIES, ROUTERS, Choice, Option, choose, options
@@ -108,10 +107,12 @@ def replay_recorded(
 ) -> RecordedReplay:
     """Replay a record; writes frontier.png, frontier.json, the test part's traces and rejected rows into `out`.
 
+    Prices are the newest of each model, whatever the record's times: what the cascade would cost, not what it did.
     Raises InputError for a record or model that cannot be used, ConfigError for a setting that is out of range.
     """
     if not 0 < settings.quality <= 1:
         raise ConfigError(f"quality is {settings.quality:g}; use a share of the flagship's quality, such as 0.95")
+    prices = prices.undated()
     recording = read_recording(path)
     pair = load_pair(recording, settings.cheap, settings.flagship, prices, settings.peers)
     fit, calibration, test = split_parts(recording, pair, settings.seed)

@@ -1,6 +1,7 @@
 """The learned verifier on a world of known answers: what it learns, what it must not see, how it is kept."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -23,7 +24,8 @@ from cascade.verifiers import (
     store_part,
 )
 from cascade.verifiers.bank import Neighbourhood, answer_fields, text_digest
-from cascade.verifiers.models import RECIPES, TREES, fit_model, model_from_arrays
+from cascade.verifiers.learned import choose_model
+from cascade.verifiers.models import RECIPES, TREES, Recipe, fit_model, model_from_arrays
 
 TOPICS = 12
 CENTRES = np.random.default_rng(5).normal(size=(TOPICS, 8))
@@ -126,6 +128,33 @@ def test_models_predict_as_scikit_learn_and_survive_as_arrays(recipe):
     again = model_from_arrays(model.arrays())
     assert type(again) is type(model)
     assert (again.predict(fresh) == model.predict(fresh)).all()
+
+
+def test_the_mean_of_two_models_is_taken_in_log_odds_and_survives_as_arrays():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 5))
+    right = rows[:, 0] + rows[:, 1] * rows[:, 2] + 0.5 * rng.normal(size=300) > 0
+    line, trees = RECIPES[1], RECIPES[3]
+    both = Recipe("mean", parts=(line, trees))
+    fresh = rng.normal(size=(200, 5))
+    model = fit_model(rows, right, both, seed=3)
+    odds = [np.log(p / (1 - p)) for p in (fit_model(rows, right, part, 3).predict(fresh) for part in (line, trees))]
+    assert model.predict(fresh) == pytest.approx(1 / (1 + np.exp(-(odds[0] + odds[1]) / 2)))
+    assert both.name == "mean of logistic C=0.3 and trees of depth 2"
+    again = model_from_arrays(model.arrays())
+    assert type(again) is type(model)
+    assert (again.predict(fresh) == model.predict(fresh)).all()
+
+
+def test_the_mean_is_chosen_where_a_line_and_trees_each_see_a_part():
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(600, 6))
+    right = rows[:, :4].sum(axis=1) + 3 * (rows[:, 4] * rows[:, 5] > 0) - 1.5 + rng.normal(size=600) > 0
+    folds = np.arange(600) % 5
+    choice = choose_model(rows, right, folds, [f"text.{i}" for i in range(6)], seed=0)
+    assert choice.recipe.kind == "mean"
+    losses = dict(re.findall(r"(logistic|trees|mean) (0\.\d+)[,)]", choice.why))
+    assert losses["mean"] == min(losses.values())
 
 
 def test_it_is_kept_by_its_digest_and_reads_back_to_the_same_scores(tmp_path):

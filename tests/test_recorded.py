@@ -116,6 +116,20 @@ def test_replay_prints_and_draws_the_frontier_and_the_cascade_serves_it(tmp_path
         assert words in done.output
 
 
+def test_a_record_without_times_is_priced_at_the_newest_of_dated_prices(tmp_path, prices) -> None:
+    for name in (CHEAP, PEER, FLAGSHIP):
+        old = prices.read_text()
+        entry = next(line for line in old.splitlines() if line.startswith(f"  {name}:"))
+        price = entry.partition("{")[2]
+        dated = f"  {name}:\n    - {{from: 2024-01-01, {price}\n    - {{from: 2023-01-01, input_per_million: 99, output_per_million: 99}}"  # noqa: E501
+        prices.write_text(old.replace(entry, dated))
+    done = replay(write(tmp_path / "r.jsonl", rows(60)), prices, "--verifier", "rules")
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "out" / "frontier.json").read_text())
+    chosen = next(p for p in result["policies"] if p["name"] == result["chosen"])
+    assert 1000 * result["served"]["cost_usd"] / result["n_test"] == pytest.approx(chosen["usd_per_1000"])
+
+
 def test_replay_serves_what_any_single_verifier_chose(tmp_path, prices) -> None:
     path = write(tmp_path / "r.jsonl", rows(60))
     for name in ("rules", "peers"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cascade.confidence import SIGNALS, confidence_features
 from cascade.trace import Answer, Query
+from cascade.verifiers.answer_text import FORM_NAMES, TEXT_NAMES, query_features, text_features
 from cascade.verifiers.bank import (
     ANSWER_NAMES,
     QUERY_NAMES,
@@ -22,7 +23,7 @@ from cascade.verifiers.bank import (
     answer_fields,
 )
 
-Block = Literal["confidence", "query", "answer", "neighbours", "neighbourhood"]
+Block = Literal["confidence", "query", "form", "answer", "text", "neighbours", "neighbourhood", "peers"]
 Matrix = NDArray[np.float64]
 _FIELD_NAMES = ("characters", "query_characters", "n_fields", "grounded", "least_grounded")
 
@@ -32,9 +33,11 @@ class Features:
     """A fitted feature space: queries and answers to rows of numbers.
 
     The blocks: "confidence" (`cascade.confidence` signals), "query" (the query's embedding, by its main components),
-    "answer" (lengths, number of fields, how much of the answer's values stands in the query), and "neighbours"
-    (agreement with the nearest flagship-answered queries). "neighbourhood" is the part of the latter that can be told
-    before there is an answer.
+    "form" (the query's length, numbers, lines), "answer" (lengths, number of fields, how much of the answer's values
+    stands in the query), "text" (steps, stated calculations, use of the query's numbers, form of the final answer),
+    "neighbours" (agreement with the nearest flagship-answered queries), and "peers" (the share of other models that
+    come to the same answer; they are asked, and paid, for every answer). "neighbourhood" is the part of "neighbours"
+    that can be told before there is an answer.
     """
 
     signals: tuple[str, ...]
@@ -51,6 +54,9 @@ class Features:
     form: AnswerForm
     left_out: dict[str, str]
     """Blocks (and signals) that the data do not carry, with the reason."""
+    with_form: bool = False
+    with_text: bool = False
+    with_peers: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,14 +65,23 @@ class Features:
         return (
             *(f"confidence.{name}" for name in self.signals),
             *(f"query.{i}" for i in range(axes)),
+            *(f"form.{name}" for name in (FORM_NAMES if self.with_form else ())),
             *(f"answer.{name}" for name in (_FIELD_NAMES if self.with_answer else ())),
+            *(f"text.{name}" for name in (TEXT_NAMES if self.with_text else ())),
             *(f"neighbours.{name}" for name in (QUERY_NAMES if self.bank is not None else ())),
             *(f"neighbours.{name}" for name in (ANSWER_NAMES if self.bank is not None and self.votes else ())),
+            *(("peers.agreement",) if self.with_peers else ()),
         )
 
-    def rows(self, queries: Sequence[Query], answers: Sequence[Answer] | None, embed: Embed | None) -> Matrix:
+    def rows(
+        self,
+        queries: Sequence[Query],
+        answers: Sequence[Answer] | None,
+        embed: Embed | None,
+        peers: Matrix | None = None,
+    ) -> Matrix:
         """(n, len(names)); NaN where an answer lacks a confidence signal. Without answers only where no block looks at
-        them."""
+        them; `peers`: (n,) agreement, for the block of that name."""
         if not queries:
             return np.zeros((0, len(self.names)))
         parts = []
@@ -77,13 +92,20 @@ class Features:
             parts.append(_confidence(answers, self.signals))
         if self.axes is not None and self.centre is not None and vectors is not None:
             parts.append((np.asarray(vectors, np.float64) - self.centre) @ self.axes)
+        if self.with_form:
+            parts.append(np.array([list(query_features(query).values()) for query in queries]))
         if self.with_answer and answers is not None:
             parts.append(_answer_block(queries, answers, fields))
+        if self.with_text and answers is not None:
+            pairs = zip(queries, answers, strict=True)
+            parts.append(np.array([list(text_features(query, answer).values()) for query, answer in pairs]))
         if self.bank is not None and vectors is not None:
             around = Neighbourhood.around(self.bank, self.bank_fields, queries, vectors, self.neighbours)
             parts += (
                 [around.query_features(), around.answer_features(fields)] if self.votes else [around.query_features()]
             )
+        if self.with_peers and peers is not None:
+            parts.append(peers[:, None])
         return np.concatenate(parts, axis=1)
 
 
@@ -97,8 +119,10 @@ def fit_features(
     neighbours: int,
     dimensions: int,
     form: AnswerForm,
+    peers: bool = False,
 ) -> Features:
-    """The feature space that these queries and answers can fill; a block without data is left out with its reason."""
+    """The feature space that these queries and answers can fill; a block without data is left out with its reason.
+    `peers`: whether there are any to ask."""
     left_out: dict[str, str] = {}
     signals: tuple[str, ...] = ()
     if "confidence" in blocks and answers is not None:
@@ -117,6 +141,8 @@ def fit_features(
             left_out["neighbours"] = "no embedder"
         elif bank is None or len(bank) < 2:
             left_out["neighbours"] = "no flagship-answered queries to compare with"
+    if "peers" in blocks and not peers:
+        left_out["peers"] = "no peers to ask"
     use_bank = bank if near and "neighbours" not in left_out else None
     return Features(
         signals=signals,
@@ -129,6 +155,9 @@ def fit_features(
         neighbours=neighbours,
         form=form,
         left_out=left_out,
+        with_form="form" in blocks,
+        with_text="text" in blocks,
+        with_peers="peers" in blocks and peers,
     )
 
 

@@ -1,7 +1,8 @@
 """A small classifier that learns, from graded answers, which cheap answers are right.
 
-FrugalGPT's idea (Chen, Zaharia and Zou 2023: a scoring function over query and answer), with token confidence and the
-agreement with the nearest flagship-answered queries among its features. It is fitted on the learning part of the
+FrugalGPT's idea (Chen, Zaharia and Zou 2023: a scoring function over query and answer), with token confidence, the
+agreement with the nearest flagship-answered queries, what the answer's text gives away and the agreement of other cheap
+models among its features. It is fitted on the learning part of the
 calibration split; the kind of classifier is chosen there by cross-validated log-loss; the threshold is tested on
 answers that neither the classifier nor its answer bank has seen.
 """
@@ -11,19 +12,21 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.trace import Answer, Query
+from cascade.verifiers.accounts import add_known
 from cascade.verifiers.bank import AnswerBank, AnswerForm, Embed, text_digest
 from cascade.verifiers.features import Block, Features, fit_features
 from cascade.verifiers.learned_files import FILE, scorer_content
-from cascade.verifiers.models import RECIPES, Model, Recipe, fit_model
+from cascade.verifiers.models import KINDS, RECIPES, Kind, Model, Recipe, fit_model, mean_odds
+from cascade.verifiers.peers import PeerScorer, agreement
 from cascade.verifiers.score import Score, Scorer, TooLittleData
 
 MIN_OF_A_KIND = 10
@@ -54,13 +57,26 @@ class LearnedTrainer:
     config: LearnedConfig
     embed: Embed | None = None
     bank: AnswerBank | None = None
-    name: str = "learned"
+    peers: PeerScorer | None = None
+    """Other models, asked and charged on every answer where the block "peers" is looked at."""
+
+    @property
+    def name(self) -> str:
+        """Name of the scorer that it becomes; says which peers it asks."""
+        return "learned" if self._asked is None else f"learned with {self._asked.name}"
+
+    @property
+    def _asked(self) -> PeerScorer | None:
+        return self.peers if "peers" in self.config.blocks else None
 
     def fit(
         self, queries: Sequence[Query], answers: Sequence[Answer], references: Sequence[str], correct: np.ndarray
     ) -> tuple[Scorer, list[Score]]:
         """The classifier and its cross-fitted scores (see `Trainable.fit`)."""
         config = self.config
+        if not queries:
+            raise TooLittleData("no graded answers to learn from; give some hundreds")
+        peers = self._asked
         features = fit_features(
             queries,
             answers,
@@ -70,19 +86,21 @@ class LearnedTrainer:
             neighbours=config.neighbours,
             dimensions=config.dimensions,
             form=config.answer_form,
+            peers=peers is not None,
         )
         if not features.names:
             reasons = "; ".join(f"{block}: {why}" for block, why in features.left_out.items())
             raise TooLittleData(f"nothing to learn from ({reasons})")
-        rows = features.rows(queries, answers, self.embed)
+        opinions = None if peers is None else peers.score(queries, answers)
+        rows = features.rows(queries, answers, self.embed, agreement(opinions))
         known = np.isfinite(rows).all(axis=1)
         folds = text_folds([queries[i] for i in np.flatnonzero(known).tolist()], config.folds, config.seed)
         choice = choose_model(rows[known], correct[known], folds, features.names, config.seed)
         columns, model = fit_choice(choice, rows[known], correct[known], config.seed)
-        scorer = LearnedScorer(self.name, features, columns, model, choice.why, self.embed)
+        scorer = LearnedScorer(self.name, features, columns, model, choice.why, self.embed, peers)
         values = np.full(len(queries), np.nan)
         values[known] = choice.predicted
-        return scorer, [_score(value, 0.0) for value in values.tolist()]
+        return scorer, _scores(values, 0.0, opinions)
 
     def _whole_bank(self, queries: Sequence[Query], references: Sequence[str]) -> AnswerBank | None:
         if self.embed is None or "neighbours" not in self.config.blocks:
@@ -103,20 +121,26 @@ class LearnedScorer:
     why: str
     """How the model was chosen, in one sentence."""
     embed: Embed | None
+    peers: PeerScorer | None = None
+    """Who is asked for the block "peers"; a scorer with peers cannot be reloaded without them."""
     file: ClassVar[str] = FILE
 
     def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
-        """Scores in order; free of charge, its time spread evenly over the batch."""
+        """Scores in order; they cost what their peers cost. Own time is spread evenly over the batch. Raises TierError
+        when a peer does not answer."""
         if not queries:
             return []
+        opinions = None if self.peers is None else self.peers.score(queries, answers)
         started = time.perf_counter()
-        values = self.predict(queries, answers)
+        values = self.predict(queries, answers, opinions)
         latency_s = (time.perf_counter() - started) / len(queries)
-        return [_score(value, latency_s) for value in values.tolist()]
+        return _scores(values, latency_s, opinions)
 
-    def predict(self, queries: Sequence[Query], answers: Sequence[Answer] | None) -> NDArray[np.float64]:
-        """(n,) probabilities, NaN where a feature is missing."""
-        rows = self.features.rows(queries, answers, self.embed)[:, self.columns]
+    def predict(
+        self, queries: Sequence[Query], answers: Sequence[Answer] | None, opinions: Sequence[Score] | None = None
+    ) -> NDArray[np.float64]:
+        """(n,) probabilities, NaN where a feature is missing. `opinions`: its peers', where it has any."""
+        rows = self.features.rows(queries, answers, self.embed, agreement(opinions))[:, self.columns]
         known = np.isfinite(rows).all(axis=1)
         values = np.full(len(rows), np.nan)
         if known.any():
@@ -128,7 +152,7 @@ class LearnedScorer:
 
     @cached_property
     def content(self) -> bytes:
-        """All that `read_learned` needs but the embedder: one safetensors file with a JSON head."""
+        """All that `read_learned` needs but the embedder and the peers: one safetensors file with a JSON head."""
         return scorer_content(self)
 
     @cached_property
@@ -137,10 +161,18 @@ class LearnedScorer:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def _score(value: float, latency_s: float) -> Score:
-    if np.isnan(value):
-        return Score(None, "a confidence signal that the verifier learnt from is missing", 0.0, latency_s)
-    return Score(value, None, 0.0, latency_s)
+def _scores(values: NDArray[np.float64], latency_s: float, opinions: Sequence[Score] | None) -> list[Score]:
+    missing = "a confidence signal that the verifier learnt from is missing"
+    found = [
+        Score(None, missing, 0.0, latency_s) if np.isnan(value) else Score(value, None, 0.0, latency_s)
+        for value in values.tolist()
+    ]
+    if opinions is None:
+        return found
+    return [
+        replace(score, cost_usd=peers.cost_usd, latency_s=add_known([score.latency_s, peers.latency_s]))
+        for score, peers in zip(found, opinions, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -169,7 +201,8 @@ def choose_model(
     rows: NDArray[np.float64], correct: np.ndarray, folds: NDArray[np.int64], names: Sequence[str], seed: int
 ) -> Choice:
     """The recipe of least cross-validated log-loss. The linear ones, which take moments, say whether the query's
-    embedding helps; the trees are tried on what they found better. Raises TooLittleData with too few of either kind."""
+    embedding helps; the trees, and the mean of the best of either kind, are tried on what they found better. Raises
+    TooLittleData with too few of either kind."""
     few = min(int(correct.sum()), int((~correct).sum()))
     if few < MIN_OF_A_KIND:
         raise TooLittleData(
@@ -181,15 +214,19 @@ def choose_model(
         column_sets.append(plain)
     tried: list[_Trial] = []
 
-    def attempt(kind: str, columns: NDArray[np.bool_]) -> None:
+    def attempt(kind: Kind, columns: NDArray[np.bool_]) -> None:
         for recipe in (recipe for recipe in RECIPES if recipe.kind == kind):
-            predicted = _cross_predict(rows[:, columns], correct, folds, recipe, seed)
+            predicted = cross_predict(rows[:, columns], correct, folds, recipe, seed)
             tried.append((_log_loss(predicted, correct), recipe, columns, predicted))
 
     for columns in column_sets:
         attempt("logistic", columns)
-    attempt("trees", min(tried, key=lambda trial: trial[0])[2])
-    loss, recipe, columns, predicted = min(tried, key=lambda row: row[0])
+    line = min(tried, key=_loss)
+    attempt("trees", line[2])
+    trees = min((trial for trial in tried if trial[1].kind == "trees"), key=_loss)
+    both = mean_odds([line[3], trees[3]])
+    tried.append((_log_loss(both, correct), Recipe("mean", parts=(line[1], trees[1])), line[2], both))
+    loss, recipe, columns, predicted = min(tried, key=_loss)
     others = ", ".join(f"{name} {best:.3f}" for name, best in _best_of_each(tried).items())
     embedding = " and the query's embedding" if columns.all() and not plain.all() else ""
     why = (
@@ -207,11 +244,15 @@ def fit_choice(
     return columns, fit_model(rows[:, columns], correct, choice.recipe, seed)
 
 
-def _best_of_each(tried: Sequence[_Trial]) -> dict[Literal["logistic", "trees"], float]:
-    return {kind: min(loss for loss, recipe, _, _ in tried if recipe.kind == kind) for kind in ("logistic", "trees")}
+def _loss(trial: _Trial) -> float:
+    return trial[0]
 
 
-def _cross_predict(
+def _best_of_each(tried: Sequence[_Trial]) -> dict[Kind, float]:
+    return {kind: min(loss for loss, recipe, _, _ in tried if recipe.kind == kind) for kind in KINDS}
+
+
+def cross_predict(
     rows: NDArray[np.float64], correct: np.ndarray, folds: NDArray[np.int64], recipe: Recipe, seed: int
 ) -> NDArray[np.float64]:
     predicted = np.full(len(rows), correct.mean())

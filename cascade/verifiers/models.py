@@ -1,8 +1,8 @@
-"""Two small classifiers as plain arrays: fitted by scikit-learn, kept and applied without it (and without pickle)."""
+"""Small classifiers as plain arrays: fitted by scikit-learn, kept and applied without it (and without pickle)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -79,28 +79,61 @@ class BoostedTrees:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class MeanOdds:
+    """The mean of two models' log-odds: a line that extrapolates, corrected by trees that see what is not linear."""
+
+    line: LogisticModel
+    trees: BoostedTrees
+
+    def predict(self, rows: Matrix) -> Matrix:
+        return mean_odds([self.line.predict(rows), self.trees.predict(rows)])
+
+    def arrays(self) -> Arrays:
+        return self.line.arrays() | self.trees.arrays()
+
+
+def mean_odds(chances: Sequence[Matrix]) -> Matrix:
+    """Probabilities (n,), one array per model, to the probability at the mean of their log-odds, clipped at 1e-6."""
+    clipped = [np.clip(each, 1e-6, 1 - 1e-6) for each in chances]
+    return _sigmoid(np.mean([np.log(each) - np.log1p(-each) for each in clipped], axis=0))
+
+
 def model_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Model:
     """Inverse of `Model.arrays`. Raises KeyError where an array is missing."""
-    kind = {name.split(".")[0] for name in arrays if name.startswith(("logistic.", "trees."))}
-    parts = {name.split(".")[1]: array for name, array in arrays.items() if name.split(".")[0] in kind}
-    return LogisticModel(**parts) if kind == {"logistic"} else _trees_from(parts)
+    parts: dict[str, Arrays] = {"logistic": {}, "trees": {}}
+    for name, array in arrays.items():
+        kind, _, key = name.partition(".")
+        if kind in parts:
+            parts[kind][key] = array
+    if parts["logistic"] and parts["trees"]:
+        return MeanOdds(LogisticModel(**parts["logistic"]), _trees_from(parts["trees"]))
+    return LogisticModel(**parts["logistic"]) if parts["logistic"] else _trees_from(parts["trees"])
 
 
 def _trees_from(parts: Mapping[str, NDArray[Any]]) -> BoostedTrees:
     return BoostedTrees(**{name: parts[name] for name in ("feature", "threshold", "children", "value", "start")})
 
 
+Kind = Literal["logistic", "trees", "mean"]
+KINDS: tuple[Kind, ...] = ("logistic", "trees", "mean")
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One way to fit a classifier."""
 
-    kind: Literal["logistic", "trees"]
-    strength: float
+    kind: Kind
+    strength: float = 0.0
     """Inverse regularisation C of the logistic regression; learning rate of the trees."""
     depth: int = 0
+    parts: tuple[Recipe, ...] = ()
+    """Of a mean: a logistic recipe and one of trees."""
 
     @property
     def name(self) -> str:
+        if self.kind == "mean":
+            return f"mean of {' and '.join(part.name for part in self.parts)}"
         return f"logistic C={self.strength:g}" if self.kind == "logistic" else f"trees of depth {self.depth}"
 
 
@@ -112,10 +145,14 @@ RECIPES = (
     Recipe("trees", 0.12, 2),
     Recipe("trees", 0.08, 3),
 )
+"""Tried one by one; the mean of the best logistic and the best trees is tried after them."""
 
 
 def fit_model(rows: Matrix, right: NDArray[np.bool_], recipe: Recipe, seed: int) -> Model:
     """Fit on (n, f) rows without NaN and (n,) labels of both kinds."""
+    if recipe.kind == "mean":
+        line, trees = recipe.parts
+        return MeanOdds(_fit_logistic(rows, right, line), _fit_trees(rows, right, trees, seed))
     return _fit_logistic(rows, right, recipe) if recipe.kind == "logistic" else _fit_trees(rows, right, recipe, seed)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cascade.cost import PriceTable
 from cascade.errors import ConfigError
 from cascade.final_answer import final_answer
@@ -49,3 +52,14 @@ class PeerScorer:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; its loader has to bring the peers' tiers."""
         return {"kind": "peers", "models": list(self.peers)}
+
+
+NO_FINAL_ANSWER = -1.0
+"""Stands for the peers' agreement where the answer comes to nothing that could agree."""
+
+
+def agreement(opinions: Sequence[Score] | None) -> NDArray[np.float64] | None:
+    """(n,) share (0..1) of the peers that agree, as a feature; None where no peers were asked."""
+    if opinions is None:
+        return None
+    return np.array([NO_FINAL_ANSWER if opinion.value is None else opinion.value for opinion in opinions])
