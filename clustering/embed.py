@@ -120,7 +120,7 @@ def model_identity(config: EmbedConfig) -> str:
 
 
 def _text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _embed_missing(

@@ -81,8 +81,8 @@ def test_a_training_killed_at_a_random_step_goes_on_to_the_same_adapter(base, tm
     rng = random.Random(seed)
     more = {"seed": seed, "dropout": 0.2 * (seed % 2), "checkpoint_every_steps": rng.randint(2, 9)}
     whole, killed = spec_of(base, tmp_path, out=tmp_path / "whole", **more), spec_of(base, tmp_path, **more)
-    (tmp_path / "whole-work").mkdir()
-    train(whole, tmp_path / "whole-work")
+    # Every training in a fresh process, as it is run: what other tests load must not change a rounding.
+    assert run_alone(whole, tmp_path / "whole-work").wait() == 0
     n_steps = len((whole.out / "loss.jsonl").read_text().splitlines())
 
     work = tmp_path / "work"
@@ -97,7 +97,7 @@ def test_a_training_killed_at_a_random_step_goes_on_to_the_same_adapter(base, tm
     if seed == 0:
         resumed = train_adapter(killed, work)
     else:
-        train(killed, work)
+        assert run_alone(killed, work).wait() == 0
         resumed = load_adapter_record(killed.out)
     reference = load_adapter_record(whole.out)
     assert (resumed.train_tokens, resumed.completion_tokens) == (reference.train_tokens, reference.completion_tokens)
