@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from cascade.calibration import CalibrationConfig
+from cascade.confidence import missing_logprobs
 from cascade.cost import PriceTable
-from cascade.errors import BudgetExceeded, ConfigError, TierError
+from cascade.errors import BudgetExceeded, ConfigError, InputError, TierError
 from cascade.grade import reference_text
 from cascade.purchase import Buyer
 from cascade.store import TraceSink
@@ -214,12 +215,18 @@ def cold_start(
     """A first verifier: `queries` go to both tiers, a cheap answer is right when it agrees with the flagship's, or
     with the reference that the query carries (`reference_kind`).
 
-    Queries whose flagship request failed are left out. Raises BudgetExceeded or TierError as `Buyer.buy` does.
+    Queries whose flagship request failed are left out. Raises BudgetExceeded or TierError as `Buyer.buy` does, and
+    InputError, before anything is bought, where token confidence is to judge and the cheap tier sends none.
     """
+    answered = dict(zip((query.id for query in queries), cheap.answer(queries, progress=progress), strict=True))
+    signal = "mean_logprob" if config.signal == "auto" else config.signal
+    problem = None if scorers else missing_logprobs(list(answered.values()), signal)
+    if problem is not None:
+        raise InputError(problem)
     bought = buyer.buy(queries, purpose, progress=progress).answers
     kept = [query for query in queries if query.id in bought]
     references = [reference_text(query, bought[query.id], reference_kind) for query in kept]
-    answers = cheap.answer(kept, progress=progress)
+    answers = [answered[query.id] for query in kept]
     return fit_verifier(kept, answers, references, rules, config, grade_kind=grade_kind, scorers=scorers, chain=chain)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from cascade.client import list_models
+from cascade.client import list_models, probe_logprobs
 from cascade.cost import PriceTable
 from cascade.errors import CascadeDistillError, ConfigError
 from cascade.fleet import Replica
 from cascade.local import LocalTier, accelerator_name
 from cascade.trace import Query
+from cascade.verifiers.pricing import require_price
 from clustering.embed import embed_texts
 from flows.config import RunConfig
 from flows.context import open_state
@@ -39,6 +40,7 @@ def check_all(config: RunConfig) -> list[CheckResult]:
         ("embedder", _embedder),
         ("flagship", _flagship),
         ("prices", _prices),
+        *([("confidence", _confidence)] if config.cheap is not None and config.verifier.kind == "confidence" else []),
         ("state folder", _state),
         ("champion", _champion),
         *([("fleet", _fleet)] if config.rollout is not None else []),
@@ -88,10 +90,19 @@ def _prices(config: RunConfig) -> str:
     table = PriceTable.from_yaml(config.prices)
     cheap = config.cheap.model if config.cheap else config.student.name
     small, large = table.price(cheap), table.price(config.flagship.model)
+    for judge in (config.verifier.judge, config.preference_judge):
+        if judge is not None:
+            require_price(table, judge.price_name, "judge", config.prices)
     return (
         f"{cheap} {small.input_per_million:g}/{small.output_per_million:g}, {config.flagship.model}"
         f" {large.input_per_million:g}/{large.output_per_million:g} USD per million tokens"
     )
+
+
+def _confidence(config: RunConfig) -> str:
+    assert config.cheap is not None
+    probe_logprobs(config.cheap)
+    return f"{config.cheap.model} sends log-probabilities"
 
 
 def _state(config: RunConfig) -> str:

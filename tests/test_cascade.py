@@ -7,7 +7,7 @@ from loopback import PRICES, completion, make_query, serve
 from cascade.calibration import Calibration, CalibrationConfig
 from cascade.cascade import Cascade, cold_start, rejudge
 from cascade.client import OpenAITier, OpenAITierConfig
-from cascade.errors import BudgetExceeded, ConfigError, TierError
+from cascade.errors import BudgetExceeded, ConfigError, InputError, TierError
 from cascade.purchase import AnswerStore, Budget, Buyer
 from cascade.sql_store import SqlTraceStore
 from cascade.trace import Answer, Outcome, TokenConfidence
@@ -175,6 +175,19 @@ def test_cold_start_learns_what_the_student_can_do(answers):
     judged = [verdict.accepted for verdict in verifier.judge(queries, Student().answer(queries))]
     assert 120 <= sum(judged) <= 150, verifier.calibration.why
     assert not any(judged[1::2])
+
+
+def test_a_cold_start_without_log_probabilities_buys_nothing(answers):
+    class Mute(Student):
+        def answer(self, queries, *, progress=True):
+            return [replace(answer, confidence=None) for answer in super().answer(queries)]
+
+    with serve() as server:
+        shop = Buyer(tier(server.url), PRICES, answers, Budget(1.0))
+        config = CalibrationConfig(max_error_accepted=0.05)
+        with pytest.raises(InputError, match="sent no log-probabilities"):
+            cold_start(QUERIES, Mute(), shop, config, RulesConfig(), grade_kind="exact", progress=False)
+        assert server.questions == []
 
 
 def test_a_stricter_verifier_shows_what_a_lenient_one_hid(store):
