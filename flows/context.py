@@ -39,11 +39,15 @@ class State:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(self.registry_at or f"sqlite:///{self.root / 'registry.db'}", self.root)
+        return Registry(self._registry_url, self.root)
 
     @cached_property
     def clusters(self) -> ClusterHistory:
-        return ClusterHistory(f"sqlite:///{self.root / 'registry.db'}")
+        return ClusterHistory(self._registry_url)
+
+    @property
+    def _registry_url(self) -> str:
+        return self.registry_at or f"sqlite:///{self.root / 'registry.db'}"
 
 
 def open_state(config: RunConfig) -> State:

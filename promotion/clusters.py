@@ -8,6 +8,7 @@ compare, so a run with another embedder begins anew: it knows no earlier cluster
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class ClusterHistory:
     def __init__(self, url: str) -> None:
         try:
             self._engine = connect(url)
+            # A history that nobody closes must not leave connections behind.
+            weakref.finalize(self, self._engine.dispose)
             with writing(self._engine) as connection:
                 METADATA.create_all(connection, tables=[CLUSTER_RUNS, CLUSTER_SIGHTINGS])
         except sa.exc.SQLAlchemyError as error:

@@ -8,6 +8,7 @@ from test_store import DAY, START, at
 from cascade.errors import InputError
 from flows.config import RunConfig
 from flows.context import open_state, start_run
+from promotion.clusters import open_history
 
 
 @pytest.fixture(params=STORES)
@@ -31,3 +32,11 @@ def test_the_window_ends_at_the_newest_trace(config):
     state.traces.add([at(50, START + 50 * DAY)])
     again = start_run(config, "r")
     assert (again.since, again.until, again.champion_id) == (ctx.since, ctx.until, "v1")
+
+
+def test_the_history_of_clusters_is_in_the_registrys_database(config):
+    state = open_state(config)
+    state.clusters.record("r", START, "e", [])
+    url = config.registry or f"sqlite:///{config.state / 'registry.db'}"
+    with open_history(url) as history:
+        assert history.runs() == ["r"]
