@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import heapq
 import math
-import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from clustering.describe import Cluster, farthest_first
 
 Floats = NDArray[np.float32]
 NOISE = -1
+KNOWN_AROUND = "the cheap tier knows what is around it"
 
 
 class TargetConfig(BaseModel):
@@ -33,6 +33,10 @@ class TargetConfig(BaseModel):
     near_duplicate_cosine: float = Field(default=0.97, gt=0, le=1)
     answers_to_teach: float = Field(default=30.0, gt=0)
     """n0: after this many answers a cluster has given 63 % of what it can."""
+    neighbours: int = Field(default=20, ge=1)
+    """Queries of the traffic around an escalation that say how teachable it is (`clustering.teachable`)."""
+    min_teachable: float = Field(default=0.5, ge=0, le=1)
+    """Least mean P(wrong) of those around an escalation for an answer to be bought; 0 buys anywhere."""
     include_cheap_right: bool = False
     """Whether escalations that the cheap tier had answered rightly may be bought. They call for
     recalibration, not for teaching."""
@@ -73,13 +77,14 @@ def select_targeted(
     config: TargetConfig,
     *,
     seed: int = 0,
-    learnability: Mapping[int, float] | None = None,
+    teachable: NDArray[np.float64] | None = None,
 ) -> Selection:
     """Choose up to `config.n_answers` of n escalations.
 
     After m answers a cluster is expected to save V (1 - exp(-m / n0)), with V = escalated traffic x share
-    of it that the cheap tier got wrong x cost of an escalation x learnability (1.0 unless given, by cluster
-    id). These curves are concave and independent, so buying where the next answer gains most is optimal
+    of it that the cheap tier got wrong x cost of an escalation. `teachable` (n,), where given, counts each
+    escalation by its share (`clustering.teachable`), and leaves out those below `config.min_teachable`. These curves
+    are concave and independent, so buying where the next answer gains most is optimal
     (marginal analysis: Fox 1966, Operations Research 14(2)). Inside a cluster buys go farthest first from
     the medoid, stop at near-duplicates, and respect the cap per user. A noise point has no neighbours to
     teach: an answer saves about itself, and all of them share a capped tail. Fewer ids than n_answers
@@ -93,14 +98,19 @@ def select_targeted(
     right = np.array([e.cheap_correct is True for e in escalations], bool)
     allowed = np.ones(len(escalations), bool) if config.include_cheap_right else ~right
     dropped: Counter[str] = Counter({"cheap answer was right": int((~allowed).sum())})
-    weights = {c: w * (learnability or {}).get(c, 1.0) for c, w in _worth_per_answered(clusters).items()}
+    shares = np.ones(len(escalations)) if teachable is None else np.asarray(teachable, np.float64)
+    known_around = allowed & (shares < config.min_teachable)
+    dropped[KNOWN_AROUND] += int(known_around.sum())
+    allowed &= ~known_around
+    weights = _worth_per_answered(clusters)
+    distinct = distinct_rows([e.text for e in escalations])
     pools = []
     for cluster in clusters:
         rows = np.flatnonzero((labels == cluster.id) & allowed)
         order = farthest_first(embeddings[rows], len(rows), config.near_duplicate_cosine)
         dropped["near-duplicate"] += len(rows) - len(order)
         # One answer teaches all copies of a text, so a flood of one query is worth no more than one query.
-        traffic = cluster.size if cluster.n_distinct is None else cluster.n_distinct
+        traffic = float(shares[np.unique(distinct[labels == cluster.id])].sum())
         worth = traffic * share_wrong(cluster) * weights[cluster.id]
         pools.append(_Pool(cluster.id, rows[order].tolist(), worth, config.answers_to_teach, config.n_answers))
     tail = np.flatnonzero((np.asarray(labels) == NOISE) & allowed)
@@ -113,12 +123,6 @@ def select_targeted(
     dropped["worth less than those chosen"] = len(escalations) - len(chosen) - sum(dropped.values())
     reasons = {reason: n for reason, n in sorted(dropped.items()) if n}
     return Selection(tuple(escalations[i].id for i in chosen), per_cluster, reasons)
-
-
-def select_random(ids: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
-    """n of the ids without replacement (all when fewer), the same for the same set of ids and seed."""
-    unique = sorted(set(ids))
-    return tuple(random.Random(seed).sample(unique, min(n, len(unique))))
 
 
 def share_wrong(cluster: Cluster) -> float:

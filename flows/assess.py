@@ -30,7 +30,6 @@ from flows.records import (
     EVALUATE,
     PROMOTE,
     TRAIN,
-    Arm,
     load_approval,
     load_clustering,
     load_clusters,
@@ -44,14 +43,14 @@ from flows.records import (
 )
 from flows.rundir import Manifest, RunDir, digest_file, digest_json, read_json, write_json, write_jsonl, write_text
 from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
-from flows.verifying import Recalled, account_rows, describe, keep
+from flows.verifying import Recalled, account_rows, answer_bank, describe, embedder, keep
 from promotion.approval import Word, needs_word
 from promotion.card import CardFacts, model_card
 from promotion.gate import GateOutcome, decide
 from promotion.versions import Lineage
 
 
-def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
+def evaluate(ctx: RunContext) -> Manifest:
     """The candidate on calibration and held-out queries, paired with the champion."""
 
     def body(folder: Path) -> dict[str, Any]:
@@ -59,17 +58,17 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
         flagship = read_answers(ctx.run.stage(BASELINE) / "flagship.jsonl")
         queries = {t.query.id: t.query for part in ("calibration", "heldout") for t in load_traces(ctx, part)}
         asked = [query for i, query in queries.items() if i in champion]
-        candidate = dict(zip((q.id for q in asked), _candidate_answers(ctx, arm, asked), strict=True))
+        known = _known_to_the_verifier(ctx)
+        candidate = candidate_answers(ctx, asked, champion, known)
         write_answers(folder / "candidate.jsonl", candidate)
-        tools = cheap_toolbox(ctx, ctx.run.stage(ctx.arm_stage(arm, TRAIN)) / "adapter")
-        pool = read_answers(ctx.run.stage(BASELINE) / "pool_answers.jsonl")
-        verifier = refit_verifier(ctx, candidate, flagship, pool, tools)
+        tools = cheap_toolbox(ctx, _candidate_adapter(ctx))
+        verifier = refit_verifier(ctx, candidate, flagship, known, tools)
         write_json(folder / "verifier.json", keep(verifier, tools))
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
         verdicts = judge_all(verifier, heldout, candidate)
         write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
         rows = _pair(ctx, heldout, champion, candidate, flagship, verdicts)
-        inputs = _report_inputs(ctx, arm, rows, {query.id: query for query in heldout})
+        inputs = _report_inputs(ctx, rows, {query.id: query for query in heldout})
         report = inputs.build(rows)
         write_jsonl(folder / "pairs.jsonl", (paired_row_to_dict(row) for row in rows))
         write_json(folder / "inputs.json", inputs.to_dict())
@@ -85,14 +84,16 @@ def evaluate(ctx: RunContext, arm: Arm = "targeted") -> Manifest:
 
     gate, judge = ctx.config.gate, ctx.config.preference_judge
     config = {
-        "arm": arm,
+        "arm": ctx.arm.name,
+        "answers": ctx.arm.answers,
         "gate_alpha": [gate.alpha, gate.heldout_decisions],
         "seed": ctx.seed,
         "judge": None if judge is None else judge.model,
         **judging_settings(ctx),
     }
-    inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(arm, TRAIN))
-    return ctx.run.run_stage(ctx.arm_stage(arm, EVALUATE), config, inputs, body)
+    last = TRAIN if ctx.arm.answers == "trained" else BUILD
+    inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(last))
+    return ctx.run.run_stage(ctx.arm_stage(EVALUATE), config, inputs, body)
 
 
 def _pair(
@@ -117,7 +118,7 @@ def _pair(
     )
 
 
-def _report_inputs(ctx: RunContext, arm: Arm, rows: list[PairedRow], queries: dict[str, Query]) -> ReportInputs:
+def _report_inputs(ctx: RunContext, rows: list[PairedRow], queries: dict[str, Query]) -> ReportInputs:
     """All that the report rests on besides the rows: kept beside it, so that `verify` can make it again."""
     uses = _heldout_uses(ctx)
     alpha = ctx.config.gate.alpha_at(uses)
@@ -125,14 +126,14 @@ def _report_inputs(ctx: RunContext, arm: Arm, rows: list[PairedRow], queries: di
     return ReportInputs(
         run_id=ctx.run.run_id,
         champion=ctx.champion().id,
-        candidate=f"{ctx.run.run_id}/{arm}",
+        candidate=f"{ctx.run.run_id}/{ctx.arm.name}",
         reference_kind=ctx.config.reference,
         grade_kind=ctx.config.grade,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=MetricsConfig(alpha=alpha, seed=ctx.seed),
         cluster_names={c.id: c.name for c in load_clusters(ctx)},
         heldout_uses=uses,
-        run_cost_usd=_run_cost(ctx, arm),
+        run_cost_usd=_run_cost(ctx),
         solved=tuple(load_solved(ctx)),
         audit=audit_slice(
             traces,
@@ -190,17 +191,18 @@ def _heldout_digest(run: RunDir) -> str | None:
     return manifest.outputs["heldout.jsonl"] if manifest else None
 
 
-def _run_cost(ctx: RunContext, arm: Arm) -> float | None:
+def _run_cost(ctx: RunContext) -> float | None:
     """What the run paid the flagship (held-out, calibration and training answers) and for training's compute."""
-    bought = ctx.run.manifest(ctx.arm_stage(arm, BUILD))
-    trained = ctx.run.manifest(ctx.arm_stage(arm, TRAIN))
+    bought = ctx.run.manifest(ctx.arm_stage(BUILD))
     costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
-    costs.append(_training_usd(ctx, trained.counts["seconds"]) if trained else None)
+    if ctx.arm.answers == "trained":
+        trained = ctx.run.manifest(ctx.arm_stage(TRAIN))
+        costs.append(training_usd(ctx, trained.counts["seconds"]) if trained else None)
     known = [float(cost) for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
 
 
-def _training_usd(ctx: RunContext, seconds: float) -> float | None:
+def training_usd(ctx: RunContext, seconds: float) -> float | None:
     """On this machine: its GPU, or every core that it has."""
     if accelerator_name() != NO_GPU:
         return ctx.prices.compute.usd(seconds, "gpu")
@@ -297,9 +299,41 @@ def _card_facts(ctx: RunContext) -> CardFacts:
     )
 
 
-def _candidate_answers(ctx: RunContext, arm: Arm, queries: list[Query]) -> list[Answer]:
-    adapter = ctx.run.stage(ctx.arm_stage(arm, TRAIN)) / "adapter"
-    return LocalTier(ctx.config.student.model_copy(update={"adapter": adapter})).answer(queries)
+def candidate_answers(
+    ctx: RunContext, queries: list[Query], champion: dict[str, Answer], known: dict[str, Answer]
+) -> dict[str, Answer]:
+    """What answers in place of the cheap tier, by query id: the trained adapter, or what the arm has instead."""
+    if ctx.arm.answers == "champion":
+        return {query.id: champion[query.id] for query in queries}
+    if ctx.arm.answers == "nearest":
+        return _nearest_answers(ctx, queries, known)
+    tier = LocalTier(ctx.config.student.model_copy(update={"adapter": _candidate_adapter(ctx)}))
+    return dict(zip((query.id for query in queries), tier.answer(queries), strict=True))
+
+
+def _candidate_adapter(ctx: RunContext) -> Path | None:
+    trained = ctx.arm.answers == "trained"
+    return ctx.run.stage(ctx.arm_stage(TRAIN)) / "adapter" if trained else ctx.champion().adapter
+
+
+def _nearest_answers(ctx: RunContext, queries: list[Query], known: dict[str, Answer]) -> dict[str, Answer]:
+    """The answer to the nearest answered query; looking it up is free and has no confidence."""
+    earlier = [trace.query for trace in load_traces(ctx, "pool") if trace.query.id in known]
+    bank = answer_bank(earlier, known, embedder(ctx.config))
+    places, _ = bank.nearest(queries, embed(ctx, [query.text for query in queries]), 1)
+    name = ctx.config.student.name
+    return {
+        query.id: Answer(bank.answers[place] if place >= 0 else "", name, 0, 0, 0.0, "stop")
+        for query, place in zip(queries, places[:, 0].tolist(), strict=True)
+    }
+
+
+def _known_to_the_verifier(ctx: RunContext) -> dict[str, Answer]:
+    """Flagship answers to pool queries that a learned verifier may compare with: those of before the run bought any for
+    training, the same for champion and candidate; in an experiment those that the arm has chosen."""
+    if ctx.experiment:
+        return read_answers(ctx.run.stage(ctx.arm_stage(BUILD)) / "answers.jsonl")
+    return read_answers(ctx.run.stage(BASELINE) / "pool_answers.jsonl")
 
 
 def _heldout_clusters(ctx: RunContext, queries: list[Query]) -> dict[str, int]:

@@ -209,6 +209,60 @@ def risk_coverage_curve(curves: Mapping[str, RiskCoverage], target: float | None
     return _svg(figure)
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Savings of one arm by number of answers, with intervals; shares of the champion's cost."""
+
+    label: str
+    answers: tuple[int, ...]
+    values: tuple[float, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
+    strong: bool = False
+
+
+def learning_curves(curves: Sequence[Curve]) -> str:
+    """Cost saved by answers used, one line per arm, as inline SVG."""
+    return _svg(_learning(curves))
+
+
+def learning_curves_png(path: Path, curves: Sequence[Curve]) -> None:
+    """The same as a PNG file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    _learning(curves).savefig(temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    temporary.replace(path)
+
+
+def _learning(curves: Sequence[Curve]) -> Figure:
+    figure = _figure(8.4, 4.4)
+    axes = figure.subplots()
+    axes.axhline(0, color=MUTED, linewidth=1)
+    levels = sorted({n for curve in curves for n in curve.answers})
+    colours = iter(PALETTE[1:] * 3)
+    for rank, curve in enumerate(curves):
+        # Side by side, so that intervals at one number of answers do not hide each other.
+        shift = (rank - (len(curves) - 1) / 2) * 0.06
+        places = [levels.index(n) + shift for n in curve.answers]
+        below = [100 * (value - low) for value, low in zip(curve.values, curve.lows, strict=True)]
+        above = [100 * (high - value) for value, high in zip(curve.values, curve.highs, strict=True)]
+        axes.errorbar(
+            places,
+            [100 * value for value in curve.values],
+            yerr=[below, above],
+            label=curve.label,
+            color=AFTER if curve.strong else next(colours),
+            linewidth=2.2 if curve.strong else 1.2,
+            marker="o",
+            markersize=4,
+            capsize=3,
+        )
+    axes.set_xticks(range(len(levels)), [f"{level:,}" for level in levels])
+    axes.set(xlabel="flagship answers", ylabel="cost saved, %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    _plain(axes)
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 

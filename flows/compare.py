@@ -2,61 +2,26 @@
 
 Every arm gets the same number of flagship answers, the same replay, the same hyper-parameters, the same number of
 training tokens, and a verifier refitted at the same quality target; all are measured on the same held-out queries.
-What all arms need (held-out labels, the champion's answers, clusters) is made once.
+What all arms need (held-out labels, the champion's answers, clusters) is made once, and an answer is bought once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from tqdm import tqdm
 
-from evaluation.report import EvaluationReport
 from flows import assess, stages
+from flows.arms import Arm, choose_arms
+from flows.comparison import ArmResult, figures, result_of, rows_of, write_comparison
 from flows.config import RunConfig
 from flows.context import RunContext, open_run, start_run
-from flows.records import BUILD, EVALUATE, TRAIN, Arm, load_report
-from flows.rundir import write_json
-from flows.summary import cut, percent, points
-from promotion.gate import decide
-
-ARMS: tuple[Arm, ...] = get_args(Arm)
-
-
-@dataclass(frozen=True, slots=True)
-class ArmResult:
-    """One arm with one seed."""
-
-    arm: Arm
-    seed: int
-    answers: int
-    """Flagship answers that it trained on."""
-    bought: int
-    """Of these, answers that had to be paid for; the others were in the traces."""
-    train_tokens: int
-    report: EvaluationReport
-    outcome: str
-
-    def row(self) -> dict[str, Any]:
-        """What the table shows."""
-        overall = self.report.overall
-        return {
-            "arm": self.arm,
-            "seed": self.seed,
-            "answers": f"{self.answers} ({self.bought} bought)",
-            "tokens": f"{self.train_tokens:,}",
-            "champion": f"{overall.champion.escalation_rate.value:.1%} escalated",
-            "candidate": percent(overall.candidate.escalation_rate),
-            "escalations": cut(overall.paired.escalation_cut),
-            "cost": cut(overall.paired.cost_saving),
-            "quality": points(overall.paired.quality_difference),
-            "gate": self.outcome,
-        }
 
 
 def prepare(ctx: RunContext) -> None:
@@ -66,68 +31,33 @@ def prepare(ctx: RunContext) -> None:
     stages.cluster(ctx)
 
 
-def run_arms(ctx: RunContext, seeds: Sequence[int], arms: Sequence[Arm] = ARMS) -> list[ArmResult]:
-    """Build, train and evaluate every arm with every seed; finished ones are skipped."""
+def run_arms(ctx: RunContext, arms: Sequence[Arm], seeds: Sequence[int], answers: Sequence[int]) -> list[ArmResult]:
+    """Build, train and evaluate every arm with every seed and number of answers; finished ones are skipped. The first
+    arm takes what it finds worth buying and trains for its epochs; the others get as many answers and tokens."""
     results = []
-    for seed in seeds:
-        seeded = ctx.with_seed(seed)
-        n_answers: int | None = None
-        token_budget: int | None = None
-        for arm in arms:
-            # The first arm takes what it finds worth buying and trains for its epochs; the others get as many
-            # answers and tokens.
-            built = stages.build(seeded, arm, n_answers)
-            trained = stages.train(seeded, arm, token_budget)
-            n_answers = n_answers or int(built.counts["selected"])
-            token_budget = token_budget or int(trained.counts["train_tokens"])
-            assess.evaluate(seeded, arm)
-            results.append(_result(seeded, arm))
+    with tqdm(total=len(arms) * len(seeds) * len(answers), desc="compare", unit="arm") as bar:
+        for n_answers in answers:
+            for seed in seeds:
+                results += _run_group(ctx, arms, seed, n_answers, bar)
     return results
 
 
-def _result(ctx: RunContext, arm: Arm) -> ArmResult:
-    built, trained = (ctx.run.manifest(ctx.arm_stage(arm, stage)) for stage in (BUILD, TRAIN))
-    assert built is not None and trained is not None
-    report = load_report(ctx.run.stage(ctx.arm_stage(arm, EVALUATE)))
-    return ArmResult(
-        arm=arm,
-        seed=ctx.seed,
-        answers=built.counts["selected"],
-        bought=built.counts["flagship_bought"],
-        train_tokens=trained.counts["train_tokens"],
-        report=report,
-        outcome=str(decide(report, ctx.config.gate).outcome),
-    )
-
-
-def read_results(rows: Sequence[dict[str, Any]]) -> list[ArmResult]:
-    """Inverse of what comparison.json holds."""
-    return [ArmResult(**{**row, "report": EvaluationReport.from_dict(row["report"])}) for row in rows]
-
-
-def mean_row(results: Sequence[ArmResult]) -> dict[str, Any]:
-    """One arm over its seeds: means, and the range of the seeds."""
-    savings = [r.report.overall.paired.cost_saving for r in results]
-    cuts = [r.report.overall.paired.escalation_cut for r in results]
-    return {
-        "arm": results[0].arm,
-        "seeds": len(results),
-        "escalations": _mean_range([c.value for c in cuts if c]),
-        "cost": _mean_range([s.value for s in savings if s]),
-        "quality": f"{_mean([100 * r.report.overall.paired.quality_difference.value for r in results]):+.2f} points",
-        "promoted": f"{sum(r.outcome == 'promote' for r in results)} of {len(results)}",
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _mean_range(savings: Sequence[float]) -> str:
-    if not savings:
-        return "-"
-    low, high = -max(savings), -min(savings)
-    return f"{-_mean(savings):+.1%} ({low:+.1%} to {high:+.1%})"
+def _run_group(ctx: RunContext, arms: Sequence[Arm], seed: int, n_answers: int, bar: tqdm[Any]) -> list[ArmResult]:
+    results: list[ArmResult] = []
+    token_budget: int | None = None
+    n_selected = n_answers
+    for arm in arms:
+        bar.set_postfix_str(f"{arm.name}, {n_answers:,} answers, seed {seed}")
+        own = replace(ctx.for_arm(arm, seed, n_selected), level=n_answers)
+        built = stages.build(own)
+        if arm.answers == "trained":
+            trained = stages.train(own, token_budget)
+            token_budget = token_budget or int(trained.counts["train_tokens"])
+        n_selected = min(n_selected, int(built.counts["selected"])) if not results else n_selected
+        assess.evaluate(own)
+        results.append(result_of(own))
+        bar.update()
+    return results
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
@@ -138,24 +68,24 @@ def prepare_comparison(run_root: str) -> str:
 
 
 @task(cache_policy=NO_CACHE)
-def compare_arms(run_root: str, seeds: list[int]) -> list[dict[str, Any]]:
-    """All arms with all seeds, written to comparison.json and shown as a table."""
+def compare_arms(run_root: str, arms: list[str], seeds: list[int], answers: list[int]) -> list[dict[str, Any]]:
+    """All arms with all seeds and numbers of answers, written to comparison.json and comparison.html."""
     ctx = _context(run_root)
-    results = run_arms(ctx, seeds)
-    rows = [result.row() for result in results]
-    write_json(ctx.run.root / "comparison.json", [{**asdict(r), "report": r.report.to_dict()} for r in results])
+    results = run_arms(ctx, choose_arms(arms), seeds, answers)
+    write_comparison(ctx, results)
+    rows = rows_of(figures(ctx.run.root, results))
     create_table_artifact(key="comparison", table=rows, description="Targeted against untargeted")
     return rows
 
 
 @flow(name="compare", flow_run_name="{run_id}", persist_result=False)
-def compare(config: RunConfig, run_id: str, seeds: list[int]) -> str:
+def compare(config: RunConfig, run_id: str, arms: list[str], seeds: list[int], answers: list[int]) -> str:
     """Run the comparison, or the rest of an interrupted one. Returns the run's folder."""
     root = str(start_run(config, run_id).run.root)
     prepare_comparison(root)
-    compare_arms(root, seeds)
+    compare_arms(root, arms, seeds, answers)
     return root
 
 
 def _context(run_root: str) -> RunContext:
-    return replace(open_run(Path(run_root)), own_arm="")
+    return replace(open_run(Path(run_root)), experiment=True)

@@ -238,15 +238,17 @@ def print_decision(ctx: RunContext) -> None:
         say(f"about {found.n_needed} held-out queries would settle it")
 
 
-def print_comparison(results: list[dict[str, Any]], root: Path) -> None:
-    """One row per arm and seed, then one per arm."""
-    from flows.compare import mean_row, read_results
+def print_comparison(root: Path) -> None:
+    """Figures by number of answers and arm, what each took, and the sentence that sums it up."""
+    from flows.comparison import figures, headline, price_rows, read_comparison, rows_of
 
-    found = read_results(results)
-    table("Arms at equal flagship answers and training tokens", [r.row() for r in found])
-    arms = list(dict.fromkeys(r.arm for r in found))
-    table("Mean over seeds (range of the seeds)", [mean_row([r for r in found if r.arm == arm]) for arm in arms])
-    say(f"\nresults: {(root / 'comparison.json').resolve()}")
+    results = read_comparison(root)
+    found = figures(root, results)
+    table("Single results", [result.row() for result in results])
+    table("What each arm takes (means over seeds)", price_rows(results))
+    table("Savings at equal flagship answers and training tokens", rows_of(found))
+    say(headline(found))
+    say(f"\nreport: {(root / 'comparison.html').resolve()}")
 
 
 def print_forget(plan: ForgetPlan, *, done: bool, runs: bool) -> None:

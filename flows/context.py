@@ -13,7 +13,8 @@ from cascade.cost import PriceTable
 from cascade.errors import InputError, StageError
 from cascade.purchase import AnswerStore, Budget, Buyer
 from cascade.store import TraceStore, open_traces
-from flows.config import RunConfig, build_config
+from flows.arms import TARGETED, Arm
+from flows.config import RunConfig, build_config, merge
 from flows.rundir import RunDir, read_json, write_json
 from promotion.clusters import ClusterHistory
 from promotion.registry import Registry, Version
@@ -66,7 +67,12 @@ class RunContext:
     until: datetime
     champion_id: str
     state: State
-    own_arm: str = "targeted"
+    arm: Arm = TARGETED
+    experiment: bool = False
+    """A comparison of arms: every flagship answer to the pool that an arm uses, in training or in its verifier, counts
+    as one of its own, and those that serving paid for are not looked at otherwise."""
+    level: int = 0
+    """Answers that the arms of an experiment were offered; `target.n_answers` is what the first found worth buying."""
 
     @property
     def seed(self) -> int:
@@ -99,13 +105,18 @@ class RunContext:
         """The version that the run tries to beat: the champion of its first start."""
         return self.state.registry.resolve(self.champion_id)
 
-    def with_seed(self, seed: int) -> RunContext:
-        """The same run with another seed for selection, training and resampling."""
-        return replace(self, config=self.config.model_copy(update={"seed": seed}))
+    def for_arm(self, arm: Arm, seed: int, n_answers: int) -> RunContext:
+        """The same run as one arm of an experiment, with its seed for selection, training and resampling."""
+        own = {"seed": seed, "target": {"n_answers": n_answers}}
+        values = merge(merge(self.config.dump(), dict(arm.changes)), own)
+        return replace(self, config=build_config(values, f"arm {arm.name}"), arm=arm)
 
-    def arm_stage(self, arm: str, stage: str) -> str:
-        """Folder of a stage for an arm, relative to the run's; the run's own arm has no folder of its own."""
-        return stage if arm == self.own_arm else f"arms/{arm}/seed-{self.seed}/{stage}"
+    def arm_stage(self, stage: str) -> str:
+        """Folder of a stage from the choice of answers on, relative to the run's; each arm of an experiment has its
+        own."""
+        if not self.experiment:
+            return stage
+        return f"arms/{self.arm.name}/seed-{self.seed}/answers-{self.level}/{stage}"
 
 
 def start_run(config: RunConfig, run_id: str) -> RunContext:

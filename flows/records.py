@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,6 @@ from promotion.gate import Decision
 
 COLLECT, BASELINE, CLUSTER, BUILD = "01-collect", "02-baseline", "03-cluster", "04-build"
 TRAIN, EVALUATE, DECIDE, PROMOTE = "05-train", "06-evaluate", "07-decide", "08-promote"
-
-Arm = Literal["targeted", "untargeted", "random-within-escalated"]
-"""How the queries to buy answers for are chosen: among escalations by cluster worth, at random among all traffic, or
-at random among escalations."""
 
 
 def load_traces(ctx: RunContext, part: str) -> list[Trace]:

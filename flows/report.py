@@ -40,15 +40,19 @@ MOST_SHOWN = 300  # characters of an exemplar
 
 def write_report(ctx: RunContext) -> Path:
     """Render the report of a run to report.html in its folder; returns the path."""
+    path = ctx.run.root / "report.html"
+    write_text(path, render("report.html.j2", **_page(ctx)))
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of the templates folder; a name that the template misses is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    page = environment.get_template("report.html.j2").render(**_page(ctx))
-    path = ctx.run.root / "report.html"
-    write_text(path, page)
-    return path
+    return environment.get_template(template).render(**values)
 
 
 def _page(ctx: RunContext) -> dict[str, Any]:

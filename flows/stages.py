@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from cascade.errors import InputError
 from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
 from cascade.verifiers import Verifier
+from cascade.verifiers.accounts import add_known
 from clustering.causes import count_causes, find_causes
 from clustering.describe import describe_clusters
 from clustering.embed import n_cut
-from clustering.target import TargetConfig, select_random, select_targeted
 from finetune.spec import TrainSpec
 from finetune.train import train_adapter
 from finetune.training_set import build_training_set, write_heldout_keys, write_training_examples
@@ -43,9 +43,6 @@ from flows.records import (
     CLUSTER,
     COLLECT,
     TRAIN,
-    Arm,
-    load_clustering,
-    load_clusters,
     load_escalations,
     load_labels,
     load_pool,
@@ -53,6 +50,7 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, digest_json, write_json, write_jsonl
+from flows.selection import choose_queries
 from flows.stage_parts import cheap_toolbox, input_digests, judge_all, judging_settings, refit_verifier
 from flows.verifying import account_rows, describe, keep
 
@@ -125,12 +123,15 @@ def baseline(ctx: RunContext) -> Manifest:
             "accounts": account_rows(verdicts.values()),
         }
 
-    config = {"champion": champion.id, **judging_settings(ctx)}
+    config = {"champion": champion.id, "experiment": ctx.experiment, **judging_settings(ctx)}
     return ctx.run.run_stage(BASELINE, config, input_digests(ctx, COLLECT), body)
 
 
 def _known_answers(ctx: RunContext, pool: list[Trace]) -> dict[str, Answer]:
-    """Flagship answers to pool queries that are there already: escalated, audited, or bought by an earlier run."""
+    """Flagship answers to pool queries that are there already: escalated, audited, or bought by an earlier run. In an
+    experiment there are none, since each counts for the arm that uses it."""
+    if ctx.experiment:
+        return {}
     store, config = ctx.state.answers, ctx.config.flagship
     found = {t.query.id: t.flagship or store.get(request_digest(t.query, config)) for t in pool}
     return {i: answer for i, answer in found.items() if answer is not None}
@@ -138,15 +139,16 @@ def _known_answers(ctx: RunContext, pool: list[Trace]) -> dict[str, Answer]:
 
 def _rejudged(ctx: RunContext, traces: list[Trace], verifier: Verifier) -> list[Trace]:
     """The pool as the champion's refitted verifier would have judged it: what has gone lenient shows."""
-    if verifier.calibration.threshold is None:
-        # It accepts nothing, so it tells no escalation from another: the verdicts of the day say more.
-        return traces
-    costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
-    mean_usd = sum(costs) / len(costs) if costs else None
-    # The verifier is fitted to the champion's answers; another version's keep their verdicts.
-    own = [trace for trace in traces if trace.cheap_version == ctx.champion_id]
-    judged = {trace.query.id: trace for trace in rejudge(own, verifier, mean_usd)}
-    return [judged.get(trace.query.id, trace) for trace in traces]
+    found = traces
+    # A verifier that accepts nothing tells no escalation from another: the verdicts of the day say more.
+    if verifier.calibration.threshold is not None:
+        costs = [trace.cost_usd for trace in traces if trace.escalated and trace.cost_usd is not None]
+        mean_usd = sum(costs) / len(costs) if costs else None
+        # The verifier is fitted to the champion's answers; another version's keep their verdicts.
+        own = [trace for trace in traces if trace.cheap_version == ctx.champion_id]
+        judged = {trace.query.id: trace for trace in rejudge(own, verifier, mean_usd)}
+        found = [judged.get(trace.query.id, trace) for trace in traces]
+    return [replace(trace, flagship=None) for trace in found] if ctx.experiment else found
 
 
 def cluster(ctx: RunContext) -> Manifest:
@@ -199,20 +201,15 @@ def cluster(ctx: RunContext) -> Manifest:
     return ctx.run.run_stage(CLUSTER, config, input_digests(ctx, COLLECT, BASELINE), body)
 
 
-def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) -> Manifest:
-    """Choose queries as the arm says, buy the flagship's answers, add replay, filter.
-
-    `n_answers` overrides the configured number, so that arms can be held to the same one.
-    """
-    target = ctx.config.target
-    if n_answers is not None:
-        target = target.model_copy(update={"n_answers": n_answers})
+def build(ctx: RunContext) -> Manifest:
+    """Choose queries as the arm says, buy the flagship's answers, add replay, filter."""
 
     def body(folder: Path) -> dict[str, Any]:
-        ids, selection = _select(ctx, arm, target)
+        ids, selection = choose_queries(ctx)
         pool = {t.query.id: t for t in load_pool(ctx)}
-        _adopt(ctx, [pool[i] for i in ids])
-        purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {arm}")
+        chosen = set(ids)
+        _adopt(ctx, [t for t in load_traces(ctx, "pool") if t.query.id in chosen])
+        purchase = ctx.buyer.buy([pool[i].query for i in ids], f"training answers, {ctx.arm.name}")
         labels = load_labels(ctx)
         heldout = {t.query.text for part in ("calibration", "heldout") for t in load_traces(ctx, part)}
         training = build_training_set(
@@ -228,51 +225,34 @@ def build(ctx: RunContext, arm: Arm = "targeted", n_answers: int | None = None) 
         write_training_examples(folder / "training.jsonl", training.examples)
         write_heldout_keys(folder / "heldout_keys.txt", heldout)
         write_jsonl(folder / "dropped.jsonl", ({"id": i, "reason": reason} for i, reason in training.dropped))
-        write_json(folder / "selection.json", {"arm": arm, "ids": ids, **selection})
+        write_answers(folder / "answers.jsonl", {i: purchase.answers[i] for i in ids if i in purchase.answers})
+        write_json(folder / "selection.json", {"arm": ctx.arm.name, "ids": ids, **selection})
         return {
             "selected": len(ids),
             "flagship_bought": purchase.n_bought,
             "flagship_reused": purchase.n_reused,
             "flagship_failed": len(purchase.failed),
             "flagship_cost_usd": purchase.cost_usd,
+            "answers_worth_usd": add_known([ctx.prices.cost_usd(answer) for answer in purchase.answers.values()]),
             **training.counts,
         }
 
     config = {
-        "arm": arm,
-        "target": target.model_dump(),
+        "arm": ctx.arm.name,
+        "target": ctx.config.target.model_dump(),
         "training_set": ctx.config.training_set.model_dump(mode="json"),
         "flagship": ctx.config.flagship.model,
         "seed": ctx.seed,
     }
-    return ctx.run.run_stage(ctx.arm_stage(arm, BUILD), config, input_digests(ctx, COLLECT, BASELINE, CLUSTER), body)
+    return ctx.run.run_stage(ctx.arm_stage(BUILD), config, input_digests(ctx, COLLECT, BASELINE, CLUSTER), body)
 
 
-def _select(ctx: RunContext, arm: Arm, target: TargetConfig) -> tuple[list[str], dict[str, Any]]:
-    escalations = load_escalations(ctx)
-    if arm == "untargeted":
-        ids = select_random([t.query.id for t in load_traces(ctx, "pool")], target.n_answers, ctx.seed)
-        return list(ids), {}
-    if arm == "random-within-escalated":
-        return list(select_random([e.id for e in escalations], target.n_answers, ctx.seed)), {}
-    labels = load_labels(ctx)
-    selection = select_targeted(
-        escalations,
-        np.array([labels[e.id] for e in escalations], np.int64),
-        load_clusters(ctx),
-        load_clustering(ctx)[1],
-        target,
-        seed=ctx.seed,
-    )
-    return list(selection.query_ids), {"per_cluster": selection.per_cluster, "dropped": selection.dropped}
-
-
-def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = None) -> Manifest:
+def train(ctx: RunContext, token_budget: int | None = None) -> Manifest:
     """LoRA on the training set, in a subprocess of its own."""
     champion = ctx.champion()
 
     def body(folder: Path) -> dict[str, Any]:
-        adapter = train_adapter(train_spec(ctx, folder / "adapter", arm, token_budget), folder / "work")
+        adapter = train_adapter(train_spec(ctx, folder / "adapter", token_budget), folder / "work")
         return {k: v for k, v in asdict(adapter).items() if k != "path"}
 
     config = {
@@ -282,13 +262,12 @@ def train(ctx: RunContext, arm: Arm = "targeted", token_budget: int | None = Non
         "token_budget": token_budget,
         "seed": ctx.seed,
     }
-    inputs = input_digests(ctx, ctx.arm_stage(arm, BUILD))
-    return ctx.run.run_stage(ctx.arm_stage(arm, TRAIN), config, inputs, body)
+    return ctx.run.run_stage(ctx.arm_stage(TRAIN), config, input_digests(ctx, ctx.arm_stage(BUILD)), body)
 
 
-def train_spec(ctx: RunContext, out: Path, arm: Arm = "targeted", token_budget: int | None = None) -> TrainSpec:
+def train_spec(ctx: RunContext, out: Path, token_budget: int | None = None) -> TrainSpec:
     """One training on the arm's training set, from the champion's adapter on."""
-    build_folder = ctx.run.stage(ctx.arm_stage(arm, BUILD))
+    build_folder = ctx.run.stage(ctx.arm_stage(BUILD))
     return TrainSpec(
         **ctx.config.train.model_dump(),
         base_model=ctx.config.student.base_model,

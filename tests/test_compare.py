@@ -2,63 +2,148 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from labworld import small_config, small_world
 
-from flows.compare import ARMS, ArmResult, mean_row, prepare, read_results, run_arms
+from cascade.errors import InputError
+from flows.arms import ARMS, Arm, choose_arms
+from flows.compare import prepare, run_arms
+from flows.comparison import ArmResult, figures, headline, price_rows, read_comparison, rows_of, write_comparison
 from flows.console import print_comparison
-from flows.context import start_run
-from flows.records import BUILD
+from flows.context import RunContext, start_run
+from flows.records import BUILD, TRAIN, load_pool, load_traces
 from flows.rundir import read_json, read_jsonl
 from flows.serve import replay_traffic
 
 pytestmark = pytest.mark.timeout(900)
+TRAINED = ("targeted", "untargeted", "random-within-escalated")
+UNTRAINED = ("labels-alone", "retrieval-alone")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ArmResult]]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContext, list[ArmResult]]:
     folder = tmp_path_factory.mktemp("compare")
     with small_world(folder / "lab", seed=13, drifted=1200) as world:
-        config = small_config(world, folder, train={"epochs": 2}, target={"n_answers": 120})
+        config = small_config(
+            world, folder, train={"epochs": 1}, target={"n_answers": 120}, verifier={"kind": "learned"}
+        )
         assert config.traffic is not None
         replay_traffic(config, config.traffic, progress=False)
-        ctx = replace(start_run(config, "compare"), own_arm="")
+        ctx = replace(start_run(config, "compare"), experiment=True)
         prepare(ctx)
-        return ctx.run.root, run_arms(ctx, [1])
+        results = run_arms(ctx, choose_arms([*TRAINED, *UNTRAINED]), [1], [120])
+        write_comparison(ctx, results)
+        return ctx, results
 
 
-def test_answers_and_training_tokens_are_equal(results: tuple[Path, list[ArmResult]]) -> None:
-    found = results[1]
-    assert [r.arm for r in found] == list(ARMS)
+def ids_of(ctx: RunContext, arm: str) -> list[str]:
+    return list(read_json(ctx.run.root / f"arms/{arm}/seed-1/answers-120" / BUILD / "selection.json")["ids"])
+
+
+def test_answers_and_training_tokens_are_equal(done: tuple[RunContext, list[ArmResult]]) -> None:
+    found = done[1]
+    assert [r.arm for r in found] == [*TRAINED, *UNTRAINED]
     assert len({r.answers for r in found}) == 1
-    tokens = [r.train_tokens for r in found]
+    tokens = [r.train_tokens for r in found if r.arm in TRAINED]
     assert max(tokens) - min(tokens) < 128  # less than one example
+    assert all(r.train_tokens == 0 and r.train_usd == 0 for r in found if r.arm in UNTRAINED)
 
 
-def test_arms_choose_from_their_own_pools(results: tuple[Path, list[ArmResult]]) -> None:
-    root = results[0]
-    chosen = {arm: set(read_json(root / f"arms/{arm}/seed-1" / BUILD / "selection.json")["ids"]) for arm in ARMS}
-    escalated = {row["id"] for row in read_jsonl(root / "03-cluster/assignment.jsonl")}
+def test_arms_choose_from_their_own_pools(done: tuple[RunContext, list[ArmResult]]) -> None:
+    ctx = done[0]
+    chosen = {arm: set(ids_of(ctx, arm)) for arm in (*TRAINED, *UNTRAINED)}
+    escalated = {row["id"] for row in read_jsonl(ctx.run.root / "03-cluster/assignment.jsonl")}
     assert chosen["targeted"] <= escalated
     assert chosen["random-within-escalated"] <= escalated
     assert not chosen["untargeted"] <= escalated
     assert chosen["targeted"] != chosen["random-within-escalated"]
+    assert chosen["labels-alone"] == chosen["retrieval-alone"] == chosen["targeted"]
 
 
-def test_all_arms_are_measured_against_the_same_champion(results: tuple[Path, list[ArmResult]]) -> None:
-    champions = [r.report.overall.champion for r in results[1]]
+def test_only_an_arms_own_answers_are_looked_at(done: tuple[RunContext, list[ArmResult]]) -> None:
+    ctx = done[0]
+    assert any(trace.flagship is not None for trace in load_traces(ctx, "pool"))  # serving had paid for some
+    assert all(trace.flagship is None for trace in load_pool(ctx))
+    for arm in (*TRAINED, *UNTRAINED):
+        folder = ctx.run.root / f"arms/{arm}/seed-1/answers-120"
+        assert {row["query_id"] for row in read_jsonl(folder / BUILD / "answers.jsonl")} <= set(ids_of(ctx, arm))
+
+
+def test_an_arm_without_training_trains_nothing(done: tuple[RunContext, list[ArmResult]]) -> None:
+    root = done[0].run.root
+    for arm in UNTRAINED:
+        assert not (root / f"arms/{arm}/seed-1/answers-120" / TRAIN).exists()
+    answers = root / "arms/retrieval-alone/seed-1/answers-120"
+    known = {row["text"] for row in read_jsonl(answers / BUILD / "answers.jsonl")}
+    served = {row["text"] for row in read_jsonl(answers / "06-evaluate/candidate.jsonl")}
+    assert served <= known
+
+
+def test_all_arms_are_measured_against_the_same_champion(done: tuple[RunContext, list[ArmResult]]) -> None:
+    champions = [r.report.overall.champion for r in done[1]]
     assert all(champion.escalation_rate == champions[0].escalation_rate for champion in champions)
 
 
-def test_the_table_comes_back_from_its_file(
-    results: tuple[Path, list[ArmResult]], capsys: pytest.CaptureFixture[str]
+def test_nothing_is_bought_twice_and_finished_arms_are_skipped(done: tuple[RunContext, list[ArmResult]]) -> None:
+    ctx, results = done
+    # The flagship is gone by now: asking it again would fail.
+    again = run_arms(ctx, choose_arms([*TRAINED, *UNTRAINED]), [1], [120])
+    assert [r.report for r in again] == [r.report for r in results]
+    assert all(r.bought == 0 for r in results if r.arm in UNTRAINED)
+
+
+def test_the_tables_and_the_page_come_from_the_files(
+    done: tuple[RunContext, list[ArmResult]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{**asdict(r), "report": r.report.to_dict()} for r in results[1]]
-    assert [r.row() for r in read_results(rows)] == [r.row() for r in results[1]]
-    assert mean_row(results[1][:1])["seeds"] == 1
-    print_comparison(rows, results[0])
+    ctx, results = done
+    root = ctx.run.root
+    assert read_comparison(root) == results
+    found = figures(root, results)
+    by_arm = {f.arm: f for f in found}
+    for result in results:
+        saving = result.report.overall.paired.cost_saving
+        assert saving is not None
+        assert by_arm[result.arm].cost.value == pytest.approx(saving.value)
+        quality = result.report.overall.paired.quality_difference
+        assert by_arm[result.arm].quality.value == pytest.approx(quality.value)
+    assert [row["arm"] for row in rows_of(found)] == [row["arm"] for row in price_rows(results)]
+    print_comparison(root)
     shown = capsys.readouterr().out
-    assert all(arm in shown for arm in ARMS)
+    assert all(arm in shown for arm in by_arm)
+    page = (root / "comparison.html").read_text()
+    assert headline(found).replace("+", "&#43;")[:40] in page or headline(found)[:40] in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
+
+
+def test_targeted_comes_first_and_unknown_arms_are_named() -> None:
+    assert [arm.name for arm in choose_arms(["untargeted", "targeted", "untargeted"])] == ["targeted", "untargeted"]
+    with pytest.raises(InputError, match="'random'"):
+        choose_arms(["random"])
+
+
+def test_every_arm_says_what_it_is_and_changes_settings_that_exist(tmp_path: Path) -> None:
+    with small_world(tmp_path / "lab", seed=13, drifted=200) as world:
+        config = small_config(world, tmp_path)
+    plain = RunContext.for_arm
+    for arm in ARMS.values():
+        assert isinstance(arm, Arm) and arm.what
+        ctx = replace(_context(config), experiment=True)
+        assert plain(ctx, arm, 3, 77).config.target.n_answers == 77
+
+
+def _context(config: object) -> RunContext:
+    from datetime import UTC, datetime
+
+    from flows.config import RunConfig
+    from flows.context import State
+    from flows.rundir import RunDir
+
+    assert isinstance(config, RunConfig)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return RunContext(config, RunDir(config.runs / "x"), now, now, "v1", State(config.state))

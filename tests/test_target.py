@@ -10,7 +10,7 @@ from cascade.trace import Answer, Query
 from clustering.cluster import Clustering
 from clustering.collect import Escalation
 from clustering.describe import describe_clusters
-from clustering.target import TargetConfig, select_random, select_targeted
+from clustering.target import TargetConfig, select_targeted
 
 TIME = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ def world(*groups, spread=0.5, n_noise=0, seed=0):
 
 
 def select(parts, n, **settings):
-    more = {key: settings.pop(key) for key in ("seed", "learnability") if key in settings}
+    more = {key: settings.pop(key) for key in ("seed", "teachable") if key in settings}
     return select_targeted(*parts, TargetConfig(n_answers=n, **settings), **more)
 
 
@@ -90,9 +90,18 @@ def test_dearer_escalations_are_worth_more_but_only_if_all_costs_are_known():
     assert unknown.per_cluster == {0: 20, 1: 20}
 
 
-def test_what_past_runs_could_not_teach_is_left():
-    result = select(world((100, 1.0), (100, 1.0)), 40, learnability={0: 0.0})
+def test_what_the_cheap_tier_knows_around_is_left():
+    shares = np.repeat([0.2, 0.9], 100)
+    result = select(world((100, 1.0), (100, 1.0)), 40, teachable=shares)
     assert result.per_cluster == {1: 40}
+    assert result.dropped["the cheap tier knows what is around it"] == 100
+    anywhere = select(world((100, 1.0), (100, 1.0)), 40, teachable=shares, min_teachable=0.0)
+    assert anywhere.per_cluster[1] > 3 * anywhere.per_cluster.get(0, 0)
+
+
+def test_teachable_clusters_get_more():
+    result = select(world((100, 1.0), (100, 1.0)), 40, teachable=np.repeat([0.6, 0.9], 100))
+    assert result.per_cluster[1] > result.per_cluster[0] > 5
 
 
 def test_no_near_duplicates():
@@ -143,12 +152,3 @@ def test_lengths_must_agree():
     rows, labels, clusters, points = world((10, 1.0))
     with pytest.raises(InputError, match="9 embeddings"):
         select((rows, labels, clusters, points[:-1]), 5)
-
-
-def test_random_choice_depends_on_the_set_and_the_seed_alone():
-    ids = [f"q{i}" for i in range(50)]
-    chosen = select_random(ids, 10, 1)
-    assert len(set(chosen)) == 10
-    assert select_random(ids[::-1] + ids, 10, 1) == chosen
-    assert select_random(ids, 10, 2) != chosen
-    assert sorted(select_random(ids, 99, 1)) == sorted(ids)

@@ -62,19 +62,28 @@ def compare(
     config: Config = DEMO,
     run_id: RunId = None,
     seeds: Annotated[str, typer.Option(help="Seeds to repeat the experiment with, as 1,2,3.")] = "1",
+    answers: Annotated[
+        str | None, typer.Option(help="Numbers of flagship answers, as 250,500,1000; target.n_answers unless given.")
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Arms with commas, or all; the three main ones and two without training if not.")
+    ] = None,
 ) -> None:
-    """Targeted, untargeted and random-within-escalated distillation at equal answers and training tokens."""
+    """Targeted against other ways to spend the same flagship answers and training tokens: savings with intervals."""
+    from flows.arms import ARMS, MAIN, choose_arms
     from flows.compare import compare as compare_flow
     from flows.console import print_comparison, print_replay
-    from flows.rundir import read_json
     from flows.serve import replay_traffic
 
-    chosen = _seeds(seeds)
+    names = list(ARMS) if arms == "all" else arms.split(",") if arms else list(MAIN)
+    chosen = [arm.name for arm in choose_arms(names)]
+    numbers = _numbers(seeds, "--seeds"), _numbers(answers, "--answers") if answers else []
     with opened(config) as (settings, traffic):
         if traffic is not None:
             print_replay(replay_traffic(settings, traffic))
-        root = Path(compare_flow(settings, run_id or new_id("compare"), chosen))
-    print_comparison(read_json(root / "comparison.json"), root)
+        levels = numbers[1] or [settings.target.n_answers]
+        root = Path(compare_flow(settings, run_id or new_id("compare"), chosen, numbers[0], levels))
+    print_comparison(root)
 
 
 def report(run_id: Annotated[str, typer.Argument(help="The run to report on.")], config: Config = DEMO) -> None:
@@ -97,9 +106,11 @@ def _improve(settings: RunConfig, run_id: str, dry_run: bool) -> RunContext:
     return open_run(settings.runs / run_id)
 
 
-def _seeds(text: str) -> list[int]:
+def _numbers(text: str, option: str) -> list[int]:
     try:
-        seeds = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--seeds is {text!r}: give whole numbers with commas, as 1,2,3") from None
-    return list(dict.fromkeys(seeds))
+        raise InputError(f"{option} is {text!r}: give whole numbers with commas, as 1,2,3") from None
+    if min(numbers) < 1:
+        raise InputError(f"{option} is {text!r}: give numbers of at least 1")
+    return list(dict.fromkeys(numbers))
