@@ -42,7 +42,7 @@ class ArmResult:
     train_tokens: int
     train_seconds: float
     train_usd: float | None
-    folder: str
+    folder: Path
     """Of the evaluation."""
     report: EvaluationReport
     outcome: str
@@ -80,7 +80,7 @@ def result_of(ctx: RunContext) -> ArmResult:
         train_tokens=trained.counts["train_tokens"] if trained else 0,
         train_seconds=seconds,
         train_usd=training_usd(ctx, seconds) if seconds else 0.0,
-        folder=str(folder.relative_to(ctx.run.root)),
+        folder=folder,
         report=report,
         outcome=str(decide(report, ctx.config.gate).outcome),
     )
@@ -91,14 +91,18 @@ def write_comparison(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
     from flows.comparison_page import write_page
 
     root = ctx.run.root
-    write_json(root / "comparison.json", [{**asdict(r), "report": r.report.to_dict()} for r in results])
+    rows = [{**asdict(r), "folder": str(r.folder.relative_to(root)), "report": r.report.to_dict()} for r in results]
+    write_json(root / "comparison.json", rows)
     return write_page(ctx, results)
 
 
 def read_comparison(root: Path) -> list[ArmResult]:
     """The results in a run's folder."""
     rows = read_json(root / "comparison.json")
-    return [ArmResult(**{**row, "report": EvaluationReport.from_dict(row["report"])}) for row in rows]
+    return [
+        ArmResult(**{**row, "folder": root / row["folder"], "report": EvaluationReport.from_dict(row["report"])})
+        for row in rows
+    ]
 
 
 def by_level(results: Sequence[ArmResult]) -> dict[int, dict[str, list[ArmResult]]]:
@@ -109,10 +113,10 @@ def by_level(results: Sequence[ArmResult]) -> dict[int, dict[str, list[ArmResult
     return found
 
 
-def outcomes(root: Path, arms: Mapping[str, Sequence[ArmResult]], measure: Measure) -> dict[str, list[SeedOutcome]]:
+def outcomes(arms: Mapping[str, Sequence[ArmResult]], measure: Measure) -> dict[str, list[SeedOutcome]]:
     """Per held-out query what the champion's cascade and each arm's cost, did or were worth; queries whose cost is
     unknown are left out of costs."""
-    return {arm: [_outcome(root / r.folder / "pairs.jsonl", measure) for r in own] for arm, own in arms.items()}
+    return {arm: [_outcome(r.folder / "pairs.jsonl", measure) for r in own] for arm, own in arms.items()}
 
 
 def _outcome(path: Path, measure: Measure) -> SeedOutcome:
@@ -147,11 +151,11 @@ class Figures:
     """How many times untargeted's cost saving; None where that is not told apart from zero."""
 
 
-def figures(root: Path, results: Sequence[ArmResult]) -> list[Figures]:
+def figures(results: Sequence[ArmResult]) -> list[Figures]:
     """Every arm at every number of answers, with intervals over queries and seeds."""
     found = []
     for level, arms in sorted(by_level(results).items()):
-        drawn = {m: resample(outcomes(root, arms, m), CONFIDENCE) for m in ("cost", "escalations", "quality")}
+        drawn = {m: resample(outcomes(arms, m), CONFIDENCE) for m in ("cost", "escalations", "quality")}
         found += [_figures(arm, level, len(own), drawn) for arm, own in arms.items()]
     return found
 

@@ -23,7 +23,7 @@ from flows.rundir import write_text
 
 def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
     """Render comparison.html into the run's folder; returns its path."""
-    found = figures(ctx.run.root, results)
+    found = figures(results)
     page = render(
         "comparison.html.j2",
         title=f"Where to spend flagship answers: {ctx.config.name}",

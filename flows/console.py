@@ -243,7 +243,7 @@ def print_comparison(root: Path) -> None:
     from flows.comparison import figures, headline, price_rows, read_comparison, rows_of
 
     results = read_comparison(root)
-    found = figures(root, results)
+    found = figures(results)
     table("Single results", [result.row() for result in results])
     table("What each arm takes (means over seeds)", price_rows(results))
     table("Savings at equal flagship answers and training tokens", rows_of(found))

@@ -120,9 +120,11 @@ class RunContext:
 
 
 def start_run(config: RunConfig, run_id: str) -> RunContext:
-    """Open a run, or go on with one of that id: configuration and window are those of its first start."""
+    """Open a run, or go on with one of that id: configuration and window are those of its first start, but for the
+    flagship's address, which may have moved."""
     run = RunDir(config.runs / run_id)
     if (run.root / "run.json").exists():
+        _readdress(run.root, config)
         return open_run(run.root)
     state = open_state(config)
     since, until = _window(config, state)
@@ -138,6 +140,13 @@ def start_run(config: RunConfig, run_id: str) -> RunContext:
     }
     write_json(run.root / "run.json", head)
     return RunContext(config, run, since, until, champion, state)
+
+
+def _readdress(root: Path, config: RunConfig) -> None:
+    head = read_json(root / "run.json")
+    if head["config"]["flagship"].get("base_url") != config.flagship.base_url:
+        head["config"]["flagship"]["base_url"] = config.flagship.base_url
+        write_json(root / "run.json", head)
 
 
 def open_run(root: Path) -> RunContext:

@@ -101,7 +101,7 @@ def test_the_tables_and_the_page_come_from_the_files(
     ctx, results = done
     root = ctx.run.root
     assert read_comparison(root) == results
-    found = figures(root, results)
+    found = figures(results)
     by_arm = {f.arm: f for f in found}
     for result in results:
         saving = result.report.overall.paired.cost_saving

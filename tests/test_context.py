@@ -34,6 +34,17 @@ def test_the_window_ends_at_the_newest_trace(config):
     assert (again.since, again.until, again.champion_id) == (ctx.since, ctx.until, "v1")
 
 
+def test_a_run_goes_on_where_the_flagship_has_moved(config):
+    state = open_state(config)
+    state.traces.add([at(n, START + n * DAY) for n in range(20)])
+    state.registry.promote(state.registry.register(name="s", base_model="b").id, who="test", why="test")
+    first = start_run(config, "r")
+    flagship = config.flagship.model_copy(update={"base_url": "http://127.0.0.1:4999/v1", "max_tokens": 7})
+    again = start_run(config.model_copy(update={"flagship": flagship}), "r").config.flagship
+    assert again.base_url == "http://127.0.0.1:4999/v1"
+    assert again.max_tokens == first.config.flagship.max_tokens  # all else is the first start's
+
+
 def test_the_history_of_clusters_is_in_the_registrys_database(config):
     state = open_state(config)
     state.clusters.record("r", START, "e", [])

@@ -1,0 +1,96 @@
+"""Targeted against untargeted distillation on real queries: `python -m benchmarks.targeted_vs_untargeted`.
+
+Each seed is a world of its own: other queries in the traffic, another split into pool, calibration and held-out,
+another selection, training and resampling. Every arm spends the same number of flagship answers (each one that an arm
+uses, in training or in its verifier, counts), trains on the same number of tokens with the same settings, and gets a
+verifier refitted at the same quality target. Intervals are at 90 %, over queries and seeds. What is
+finished is kept under .lab/benchmarks/targeted and not made again; an arm with 1,000 answers takes minutes on a core.
+
+`--part development` holds out other intents than the test does: everything that was chosen was chosen there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.arms import MAIN
+from flows.cli import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from flows.comparison import ArmResult
+
+FOLDER = Path(".lab/benchmarks/targeted")
+CONFIGS = {"clinc150": Path("configs/clinc150.yaml"), "banking77": Path("configs/banking77.yaml"),
+           "shop": Path("configs/demo.yaml")}  # fmt: skip
+
+
+def main() -> None:
+    """Run what is not there yet and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default="clinc150", help=f"some of {', '.join(CONFIGS)}, with commas")
+    parser.add_argument("--seeds", default="16,17,18,19,20")
+    parser.add_argument("--answers", default="1000", help="numbers of flagship answers, with commas")
+    parser.add_argument("--arms", default=",".join(MAIN), help="arms of `cascade-distill compare`, with commas, or all")
+    parser.add_argument("--part", choices=("development", "test"), default="test")
+    parser.add_argument("--picture", type=Path, default=None, help="PNG file for the learning curve of the last set")
+    given = parser.parse_args()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+    from flows.arms import ARMS
+
+    arms = list(ARMS) if given.arms == "all" else given.arms.split(",")
+    for name in given.sets.split(","):
+        results = []
+        for seed in _numbers(given.seeds):
+            results += one_seed(name, seed, arms, _numbers(given.answers), given.part)
+        _print(name, results, given)
+
+
+def one_seed(name: str, seed: int, arms: list[str], answers: list[int], part: str) -> list[ArmResult]:
+    """All arms on one world."""
+    from flows.arms import choose_arms
+    from flows.compare import compare
+    from flows.comparison import read_comparison
+    from flows.serve import replay_traffic
+    from flows.world import open_config
+
+    run_id = f"{name}-{part}-{seed}"
+    home = FOLDER / run_id
+    lab: dict[str, Any] = {"seed": seed} | ({"new": "development"} if part == "development" else {})
+    with open_config(CONFIGS[name], {"seed": seed, "state": str(home / "state"), "runs": str(home)}, lab) as opened:
+        if opened.lab_traffic is not None:
+            replay_traffic(opened.config, opened.lab_traffic)
+        names = [arm.name for arm in choose_arms(arms)]
+        root = Path(compare(opened.config, "run", names, [seed], answers))
+    return read_comparison(root)
+
+
+def _print(name: str, results: list[ArmResult], given: argparse.Namespace) -> None:
+    from flows.charts import learning_curves_png
+    from flows.comparison import figures, headline, price_rows, rows_of
+    from flows.comparison_page import curves_of
+    from flows.console import say, table
+
+    found = figures(results)
+    table(f"{name}, {given.part}: single results", [result.row() for result in results])
+    table(f"{name}, {given.part}: what each arm takes (means over seeds)", price_rows(results))
+    table(f"{name}, {given.part}: savings at equal flagship answers and training tokens", rows_of(found))
+    say(headline(found))
+    say(
+        f"made by: python -m benchmarks.targeted_vs_untargeted --sets {name} --seeds {given.seeds}"
+        f" --answers {given.answers} --arms {given.arms} --part {given.part}"
+    )
+    if given.picture is not None:
+        learning_curves_png(given.picture, curves_of(found))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()
