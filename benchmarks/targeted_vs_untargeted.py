@@ -75,7 +75,7 @@ def _print(name: str, results: list[ArmResult], given: argparse.Namespace) -> No
     from flows.comparison_page import curves_of
     from flows.console import say, table
 
-    found = figures(results)
+    found = figures(results, shared_queries=False)
     table(f"{name}, {given.part}: single results", [result.row() for result in results])
     table(f"{name}, {given.part}: what each arm takes (means over seeds)", price_rows(results))
     table(f"{name}, {given.part}: savings at equal flagship answers and training tokens", rows_of(found))

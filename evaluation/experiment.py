@@ -1,9 +1,11 @@
 """Arms of an experiment over several seeds: savings, and how many times one arm saves what another does.
 
-The seeds and, within each seed, the held-out queries are resampled together for all arms (a two-level bootstrap;
-Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8), so that what arms have in common
-cancels. With few seeds a resample of them varies too little: the percentile levels are widened from normal to a t of
-seeds - 1 degrees of freedom (Hesterberg 2015, The American Statistician 69:371).
+All arms are resampled together, so that what they have in common cancels. Where every seed has held-out queries of its
+own, whole seeds are resampled: their spread already holds that of their queries (Davison and Hinkley 1997, Bootstrap
+Methods and their Application, section 3.8). Where the seeds share their queries, seeds and queries are resampled apart
+(the pigeonhole bootstrap; Owen 2007, Annals of Applied Statistics 1:386). With few seeds a resample of them varies too
+little: the percentile levels are widened from normal to a t of seeds - 1 degrees of freedom (Hesterberg 2015, The
+American Statistician 69:371). A single seed leaves the queries.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from scipy.special import ndtr, stdtrit
 from cascade.errors import InputError
 from evaluation.intervals import FloatArray, Interval, checked_confidence
 
-METHOD = "two-level bootstrap"
+METHOD = "seed bootstrap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +49,34 @@ class Resampled:
 
 
 def resample(
-    arms: Mapping[str, Sequence[SeedOutcome]], confidence: float = 0.9, *, resamples: int = 4000, seed: int = 0
+    arms: Mapping[str, Sequence[SeedOutcome]],
+    confidence: float = 0.9,
+    *,
+    shared_queries: bool,
+    resamples: int = 4000,
+    seed: int = 0,
 ) -> Resampled:
-    """Resample all arms at once. Seed k of every arm must have the same queries. Raises InputError when they differ."""
+    """Resample all arms at once. Seed k of every arm must have the same queries; `shared_queries` says that all seeds
+    have the same, in the same order. Raises InputError when lengths differ.
+    """
     tail = (1 - checked_confidence(confidence)) / 2
     sizes = {tuple(len(outcome.after) for outcome in outcomes) for outcomes in arms.values()}
     if len(sizes) != 1:
         raise InputError(f"the arms have {sorted(sizes)} held-out queries per seed: give all the same seeds")
     lengths = sizes.pop()
+    if shared_queries and len(set(lengths)) > 1:
+        raise InputError(f"the seeds have {sorted(set(lengths))} held-out queries: they do not share them")
     rng = np.random.default_rng(seed)
     counts = _seed_counts(len(lengths), resamples, rng)
     columns = np.zeros((resamples, 2 * len(arms)))
+    query_seed = int(rng.integers(2**32))
     for place in range(len(lengths)):
         own = [column for outcomes in arms.values() for column in (outcomes[place].before, outcomes[place].after)]
-        columns += _query_sums(np.stack(own, axis=1), resamples, rng) * counts[:, [place]]
+        table = np.stack(own, axis=1)
+        whole = len(lengths) > 1 and not shared_queries
+        # The same seed draws the same queries for every seed of the experiment.
+        sums = table.sum(axis=0)[None, :] if whole else _query_sums(table, resamples, np.random.default_rng(query_seed))
+        columns += sums * counts[:, [place]]
     return Resampled(
         before={name: columns[:, 2 * i] for i, name in enumerate(arms)},
         after={name: columns[:, 2 * i + 1] for i, name in enumerate(arms)},

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cascade.errors import InputError
 from evaluation.experiment import Resampled, SeedOutcome, difference, gain, resample, saving, times_as_much
 from evaluation.intervals import FloatArray, Interval
 from evaluation.report import EvaluationReport
@@ -114,15 +115,16 @@ def by_level(results: Sequence[ArmResult]) -> dict[int, dict[str, list[ArmResult
 
 
 def outcomes(arms: Mapping[str, Sequence[ArmResult]], measure: Measure) -> dict[str, list[SeedOutcome]]:
-    """Per held-out query what the champion's cascade and each arm's cost, did or were worth; queries whose cost is
-    unknown are left out of costs."""
+    """Per held-out query what the champion's cascade and each arm's cost, did or were worth. Raises InputError where a
+    cost is unknown."""
     return {arm: [_outcome(r.folder / "pairs.jsonl", measure) for r in own] for arm, own in arms.items()}
 
 
 def _outcome(path: Path, measure: Measure) -> SeedOutcome:
     pairs = np.array([[_value(row[side], measure) for side in ("champion", "candidate")] for row in read_jsonl(path)])
-    known = pairs[~np.isnan(pairs).any(axis=1)]
-    return SeedOutcome(known[:, 0], known[:, 1])
+    if np.isnan(pairs).any():
+        raise InputError(f"{path}: the cost of some queries is unknown (an endpoint gave no token counts)")
+    return SeedOutcome(pairs[:, 0], pairs[:, 1])
 
 
 def _value(side: Mapping[str, Any], measure: Measure) -> float:
@@ -151,11 +153,15 @@ class Figures:
     """How many times untargeted's cost saving; None where that is not told apart from zero."""
 
 
-def figures(results: Sequence[ArmResult]) -> list[Figures]:
-    """Every arm at every number of answers, with intervals over queries and seeds."""
+def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> list[Figures]:
+    """Every arm at every number of answers, with intervals over queries and seeds. `shared_queries`: all seeds are of
+    one run, and so have the same held-out queries."""
     found = []
     for level, arms in sorted(by_level(results).items()):
-        drawn = {m: resample(outcomes(arms, m), CONFIDENCE) for m in ("cost", "escalations", "quality")}
+        drawn = {
+            m: resample(outcomes(arms, m), CONFIDENCE, shared_queries=shared_queries)
+            for m in ("cost", "escalations", "quality")
+        }
         found += [_figures(arm, level, len(own), drawn) for arm, own in arms.items()]
     return found
 
