@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from labworld import small_config, small_world
 
 from cascade.errors import InputError
-from flows.arms import ARMS, Arm, choose_arms
+from flows.arms import ARMS, choose_arms
 from flows.compare import prepare, run_arms
 from flows.comparison import ArmResult, figures, headline, price_rows, read_comparison, rows_of, write_comparison
 from flows.console import print_comparison
 from flows.context import RunContext, start_run
 from flows.records import BUILD, TRAIN, load_pool, load_traces
 from flows.rundir import read_json, read_jsonl
+from flows.selection import choose_queries
 from flows.serve import replay_traffic
 
 pytestmark = pytest.mark.timeout(900)
@@ -127,23 +127,22 @@ def test_targeted_comes_first_and_unknown_arms_are_named() -> None:
         choose_arms(["random"])
 
 
-def test_every_arm_says_what_it_is_and_changes_settings_that_exist(tmp_path: Path) -> None:
-    with small_world(tmp_path / "lab", seed=13, drifted=200) as world:
-        config = small_config(world, tmp_path)
-    plain = RunContext.for_arm
+def test_every_arm_says_what_it_is_and_finds_what_to_buy(done: tuple[RunContext, list[ArmResult]]) -> None:
+    ctx, pool = done[0], {trace.query.id for trace in load_pool(done[0])}
+    chosen = {}
     for arm in ARMS.values():
-        assert isinstance(arm, Arm) and arm.what
-        ctx = replace(_context(config), experiment=True)
-        assert plain(ctx, arm, 3, 77).config.target.n_answers == 77
+        own = ctx.for_arm(arm, 3, 20)
+        chosen[arm.name], _ = choose_queries(own)
+        assert arm.what
+        assert own.config.target.n_answers == 20
+        assert 0 < len(set(chosen[arm.name])) == len(chosen[arm.name]) <= 20
+        assert set(chosen[arm.name]) <= pool
+    rivals = ("targeted", "untargeted", "random-within-escalated", "margin-sampling", "largest-gaps")
+    assert len({tuple(sorted(chosen[name])) for name in rivals}) == len(rivals)
 
 
-def _context(config: object) -> RunContext:
-    from datetime import UTC, datetime
-
-    from flows.config import RunConfig
-    from flows.context import State
-    from flows.rundir import RunDir
-
-    assert isinstance(config, RunConfig)
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    return RunContext(config, RunDir(config.runs / "x"), now, now, "v1", State(config.state))
+def test_teachable_escalations_are_chosen_first(done: tuple[RunContext, list[ArmResult]]) -> None:
+    """What is chosen lies among wrong answers more than what is not."""
+    ctx = done[0]
+    _, told = choose_queries(ctx.for_arm(ARMS["targeted"], 1, 120))
+    assert told["dropped"].get("the cheap tier knows what is around it", 0) > 0
