@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lab.flagship import serve_flagship
 from lab.flagship_book import FlagshipOptions
 from lab.traffic import TrafficConfig
 
-WORLDS = {"shop": "lab.shop", "clinc150": "lab.clinc150"}
+WORLDS = {"shop": "lab.shop", "clinc150": "lab.clinc150", "banking77": "lab.banking77"}
 
 
 class LabConfig(BaseModel):
@@ -26,13 +26,23 @@ class LabConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    world: Literal["shop", "clinc150"] = "shop"
+    world: Literal["shop", "clinc150", "banking77"] = "shop"
+    new: tuple[str, ...] | str | None = None
+    """What the base model never saw: domains (clinc150), intents (banking77), or the name of a choice of them that the
+    world's module documents (`default`, `development`); None is the default. The shop's new skills are fixed."""
     seed: int = 0
     traffic: TrafficConfig = Field(default_factory=TrafficConfig)
     flagship: FlagshipOptions = Field(default_factory=FlagshipOptions)
     models: Path = Path(__file__).parent / "models"
     """Folder of the built models (base/ and embedder/ for the shop)."""
     folder: Path = Path(".lab")
+
+    @field_validator("new")
+    @classmethod
+    def _has_a_choice(cls, new: tuple[str, ...] | str | None, info: ValidationInfo) -> tuple[str, ...] | str | None:
+        if new is not None and info.data.get("world") == "shop":
+            raise ValueError("the shop's new skills are fixed: leave lab.new out")
+        return new
 
 
 @dataclass(frozen=True)
