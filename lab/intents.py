@@ -89,9 +89,14 @@ def prepare_world(data: IntentData, config: LabConfig, folder: Path, base: BaseM
     return Prepared(traffic, answers, prepare_base_model(data, folder.parent, base), EMBEDDER)
 
 
+def base_model_folder(data: IntentData, parent: Path, config: BaseModelConfig = BASE_MODEL) -> Path:
+    """Where `prepare_base_model` keeps the base model, named by a digest of all that it is made from."""
+    return parent / f"{data.name}-base-{_digest(data.digest, data.new, config.model_dump())}"
+
+
 def prepare_base_model(data: IntentData, parent: Path, config: BaseModelConfig = BASE_MODEL) -> Path:
     """Folder in `parent` of the base model that knows all but the new domains; trained if it is not there."""
-    folder = parent / f"{data.name}-base-{_digest(data.digest, data.new, config.model_dump())}"
+    folder = base_model_folder(data, parent, config)
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         train_base_model(base_training_items(data), config, temporary, data.name)
