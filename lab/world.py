@@ -5,7 +5,9 @@ A world is a module with ``prepare(config, folder) -> Prepared``; ``WORLDS`` nam
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +46,15 @@ class LabConfig(BaseModel):
             raise ValueError("the shop's new skills are fixed: leave lab.new out")
         return new
 
+    @property
+    def home(self) -> Path:
+        """Folder of the files and of the flagship's ledger; each seed and each choice of what is new has its own."""
+        name = f"{self.world}-{self.seed}"
+        if self.new in (None, "default"):
+            return self.folder / name
+        chosen = self.new if isinstance(self.new, str) else sorted(set(self.new or ()))
+        return self.folder / f"{name}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -78,7 +89,7 @@ def open_world(config: LabConfig) -> Iterator[World]:
     Raises FileNotFoundError when the models have not been built, FlagshipError when the server does not start.
     """
     module = cast(_WorldModule, importlib.import_module(WORLDS[config.world]))
-    folder = config.folder / f"{config.world}-{config.seed}"
+    folder = config.home
     prepared = module.prepare(config, folder)
     ledger = folder / "flagship-ledger.jsonl"
     with serve_flagship(prepared.answers_path, config.flagship, ledger=ledger) as url:

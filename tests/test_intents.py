@@ -97,6 +97,17 @@ def test_the_shop_has_no_choice():
     assert LabConfig.model_validate({"world": "banking77", "new": "development"}).new == "development"
 
 
+def test_each_choice_has_a_folder_and_so_a_ledger_of_its_own():
+    def home(new):
+        return LabConfig(world="banking77", seed=3, new=new).home
+
+    assert home(None) == home("default") == Path(".lab/banking77-3")
+    assert home(("a", "b")) == home(("b", "a"))
+    homes = {home(None), home("development"), home(("a", "b")), home(("a",)), LabConfig(world="banking77", seed=4).home}
+    assert len(homes) == 5
+    assert {path.parent for path in homes} == {Path(".lab")}
+
+
 def test_files_are_made_once_and_the_base_model_is_shared(tmp_path: Path):
     lab = LabConfig(world="banking77", traffic=TRAFFIC, seed=3)
     files = prepare_world(world(), lab, tmp_path / "one", TINY)
