@@ -112,10 +112,10 @@ def _ask_base_model(texts: list[str]) -> list[tuple[str, float]]:
 
     from cascade.local import LocalTier, LocalTierConfig
     from cascade.trace import Query
-    from lab import clinc150
+    from lab.clinc150 import dataset_folder, load_dataset
+    from lab.intents import prepare_base_model
 
-    data = clinc150.load_dataset(clinc150.dataset_folder())
-    base = clinc150._prepare_base_model(clinc150.BaseModelConfig(), data, Path(".lab"))
+    base = prepare_base_model(load_dataset(dataset_folder()), Path(".lab"))
     tier = LocalTier(LocalTierConfig(base_model=str(base), name="lab-student", max_new_tokens=16))
     now = datetime.now(UTC)
     queries = [Query(str(i), now, "assistant", ({"role": "user", "content": text},)) for i, text in enumerate(texts)]

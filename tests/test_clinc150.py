@@ -1,5 +1,6 @@
 """The CLINC150 world on the real data: what the base model has seen and what the traffic is made of."""
 
+import hashlib
 import json
 from collections import Counter
 from itertools import pairwise
@@ -7,27 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cascade.errors import ConfigError, InputError
 from cascade.traffic import read_traffic
-from lab.clinc150 import (
-    EMBEDDER,
-    FOLDER_VARIABLE,
-    BaseModelConfig,
-    Item,
-    base_training_items,
-    dataset_folder,
-    load_dataset,
-    normalise,
-    prepare,
-    traffic_rows,
-    train_base_model,
-    training_pairs,
-    validation_items,
-    words_of_like_meaning,
-)
+from lab.clinc150 import CHOICES, FOLDER_VARIABLE, dataset_folder, load_dataset
 from lab.flagship_book import AnswerBook
+from lab.intent_model import BaseModelConfig, training_pairs
+from lab.intents import base_model_folder, base_training_items, normalise, traffic_rows, validation_items
 from lab.traffic import TrafficConfig
 from lab.world import LabConfig
 
@@ -60,7 +47,7 @@ def test_base_model_learns_known_domains_of_the_training_split_only(data):
     assert len({item.intent for item in items}) == 105
     assert not NEW & {item.domain for item in items}
     assert set(items) <= set(data.splits["train"])
-    assert not {answer for _, answer in training_pairs(items, BaseModelConfig(variants=2), {})} & {
+    assert not {answer for _, answer in training_pairs(items, BaseModelConfig(variants=2), {}, "clinc150")} & {
         item.intent for item in data.splits["train"] if item.domain in NEW
     }
 
@@ -108,6 +95,27 @@ def test_rows_are_ordered_usable_and_carry_the_gold_intent(data, rows, tmp_path)
     assert not read.rejected
 
 
+def test_base_model_and_traffic_are_those_of_the_published_figures(data, rows, tmp_path):
+    assert base_model_folder(data, tmp_path).name == "clinc150-base-982b08d32473cc34"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    assert hashlib.sha256(text.encode()).hexdigest() == (
+        "15f8d9860d48a1fd2105aefb488ee3af62aa71b6491eb24f011e2eca2eab427d"
+    )
+
+
+def test_other_domains_can_be_new(data):
+    listed = load_dataset(dataset_folder(), ("work", "banking"))
+    assert listed.new == ("banking", "work")
+    assert {item.domain for item in base_training_items(listed)} == set(data.domains) - {"banking", "work"}
+    new = {row["tags"]["domain"] for row in traffic_rows(CONFIG, listed, SEED) if row["tags"]["new"]}
+    assert new == {"banking", "work", "oos"}
+    development = load_dataset(dataset_folder(), "development")
+    assert development.new == CHOICES["development"]
+    assert not set(development.new) & set(data.new)
+    with pytest.raises(ConfigError, match=r"lab\.new names 'money', which is not among CLINC150's domains: auto_and"):
+        load_dataset(dataset_folder(), ("money",))
+
+
 def test_traffic_depends_on_its_seed_alone(data, rows):
     assert traffic_rows(CONFIG, data, SEED) == rows
     assert traffic_rows(CONFIG, data, SEED + 1) != rows
@@ -118,80 +126,6 @@ def test_flagship_errs_in_three_of_a_hundred_answers(rows):
     wrong = [book.answer(text).text != row["reference"] for text, row in zip(texts(rows), rows, strict=True)]
     assert sum(wrong) / len(wrong) == pytest.approx(0.03, abs=0.007)
     assert book.answer("a question of another data set").text == "oos"
-
-
-def test_variants_change_words_and_keep_the_query_itself():
-    item = Item("please tell me what the weather is like in rome today", "weather", "utility")
-    config = BaseModelConfig(variants=60, word_dropout=0.2, word_replacement=0.5)
-    pairs = training_pairs([item], config, {"weather": ["rain", "wind"]})
-    variants = [messages[0]["content"] for messages, _ in pairs]
-    assert variants[0] == item.text
-    assert {answer for _, answer in pairs} == {"weather"}
-    words = item.text.split()
-    kept = sum(len(variant.split()) for variant in variants[1:]) / (59 * len(words))
-    assert kept == pytest.approx(0.8, abs=0.06)
-    seen = {word for variant in variants for word in variant.split()}
-    assert seen == {*words, "rain", "wind"}
-    assert training_pairs([item], config, {"weather": ["rain", "wind"]}) == pairs
-
-
-def test_a_word_alone_is_never_dropped():
-    pairs = training_pairs([Item("yes", "yes", "meta")], BaseModelConfig(variants=20, word_dropout=0.9), {})
-    assert {messages[0]["content"] for messages, _ in pairs} == {"yes"}
-
-
-def test_words_of_like_meaning_come_from_the_embedder():
-    if not EMBEDDER.is_dir():
-        pytest.skip(f"the public model minishlab/potion-base-4M is not at {EMBEDDER}")
-    like = words_of_like_meaning(["rent a car", "the song xqzv"], EMBEDDER, n=4)
-    assert "vehicle" in like["car"]
-    assert "music" in like["song"]
-    assert "car" not in like["car"]
-    assert not {"a", "xqzv"} & like.keys()
-    assert all(len(words) <= 4 for words in like.values())
-
-
-def test_absent_embedder_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="potion-base-4M"):
-        words_of_like_meaning(["rent a car"], tmp_path)
-
-
-def test_prepare_makes_the_files_once(data, tmp_path, monkeypatch):
-    trained = []
-
-    def train(items, config, folder):
-        trained.append(len(items))
-        folder.mkdir(parents=True)
-
-    monkeypatch.setattr("lab.clinc150.train_base_model", train)
-    lab = LAB.model_copy(update={"seed": SEED})
-    files = prepare(lab, tmp_path / "one")
-    written = files.traffic_path.stat().st_mtime_ns
-    assert prepare(lab, tmp_path / "one") == files
-    assert files.traffic_path.stat().st_mtime_ns == written
-    other = prepare(lab.model_copy(update={"seed": SEED + 1}), tmp_path / "two")
-    assert other.traffic_path.name != files.traffic_path.name
-    assert other.base_model_path == files.base_model_path
-    assert trained == [10_500]
-    answers = [json.loads(line) for line in files.answers_path.read_text().splitlines()]
-    traffic = [json.loads(line) for line in files.traffic_path.read_text().splitlines()]
-    assert [row["content"] for row in answers] == texts(traffic)
-
-
-def test_base_model_learns_and_loads_like_any_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.clinc150.words_of_like_meaning", lambda texts, embedder: {})
-    intents = {"play a song": "music", "how long is the drive": "distance", "wake me at six": "alarm", "hi": "greeting"}
-    items = [Item(text, intent, "home") for text, intent in intents.items()]
-    config = BaseModelConfig(
-        hidden_size=32, intermediate_size=64, layers=1, heads=2, vocabulary=300, variants=16, learning_rate=1e-2,
-        batch_size=4,
-    )  # fmt: skip
-    train_base_model(items, config, tmp_path / "base")
-    record = json.loads((tmp_path / "base" / "training.json").read_text())
-    assert record["loss"][-1] < 0.7 * record["loss"][0]
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    assert model.num_parameters() == record["parameters"]
-    assert AutoTokenizer.from_pretrained(tmp_path / "base").chat_template
 
 
 def test_absent_data_set_is_named(tmp_path):
