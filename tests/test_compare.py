@@ -137,7 +137,9 @@ def test_every_arm_says_what_it_is_and_finds_what_to_buy(done: tuple[RunContext,
         assert own.config.target.n_answers == 20
         assert 0 < len(set(chosen[arm.name])) == len(chosen[arm.name]) <= 20
         assert set(chosen[arm.name]) <= pool
-    rivals = ("targeted", "untargeted", "random-within-escalated", "margin-sampling", "largest-gaps")
+    # Of so few escalations two k-means clusters are made, and random ones of the top five are random ones of all.
+    assert chosen["largest-gaps"] == chosen["random-within-escalated"]
+    rivals = ("targeted", "untargeted", "random-within-escalated", "margin-sampling")
     assert len({tuple(sorted(chosen[name])) for name in rivals}) == len(rivals)
 
 
