@@ -14,8 +14,8 @@ from loopback import make_query
 from cascade.errors import ConfigError
 from cascade.lake import LakeTraceStore
 from cascade.sql_store import SqlTraceStore
-from cascade.store import Span, open_traces, plain
-from cascade.trace import Answer, Opinion, Outcome, TokenConfidence, Trace, Verdict
+from cascade.store import Span, open_traces
+from cascade.trace import Answer, Opinion, Outcome, TokenConfidence, Trace, Verdict, plain
 
 CHEAP = Answer("{}", "small", 10, 3, 0.1, "stop", TokenConfidence(3, -0.1, -0.3, -0.2, 0.05))
 START = datetime(2026, 3, 1, tzinfo=UTC)
