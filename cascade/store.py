@@ -123,6 +123,16 @@ def open_traces(target: str | Path) -> TraceStore:
     raise ConfigError(f"traces: {text!r} is no store: use a file path, postgresql://..., or lake:folder")
 
 
+def newest(store: TraceStore, n: int) -> list[Trace]:
+    """The last `n` traces in order of time (all where there are fewer), without reading those long before them."""
+    span, width = store.span(), timedelta(minutes=1)
+    if span is None:
+        return []
+    while span.last - width > span.first and len(store.ids_between(span.last - width, None)) < n:
+        width *= 4
+    return store.between(max(span.first, span.last - width), None)[-n:]
+
+
 def to_row(trace: Trace) -> dict[str, Any]:
     """A trace as one flat row: key columns, plain values, and `RECORDS` as JSON-ready values or None."""
     row = plain(trace)
