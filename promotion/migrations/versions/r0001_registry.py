@@ -1,7 +1,7 @@
 """The registry and its history of clusters.
 
 Databases from before migrations hold some of these tables or all: every version made those that it missed, and never
-changed one. So a table that is there is as written here, and stays; with it stay its guards.
+changed one. So a table that is there is as written here, and stays.
 """
 
 from __future__ import annotations
@@ -92,20 +92,23 @@ def upgrade() -> None:
     for table in TABLES:
         if table.name not in there:
             table.create(op.get_bind())
-            if table.name in APPEND_ONLY:
-                _guard(table.name)
+    for name in APPEND_ONLY:
+        _guard(name)
 
 
 def _guard(table: str) -> None:
-    """Refuse to change or delete a row, whoever asks."""
+    """Refuse to change or delete a row, whoever asks; a guard that is there is made anew."""
     why = f"{table} is append-only"
+    of_table = ""
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
             f"CREATE OR REPLACE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql"
             f" AS $$ BEGIN RAISE EXCEPTION '{why}'; END $$"
         )
-        then = f"EXECUTE FUNCTION {table}_refuse()"
+        then, of_table = f"EXECUTE FUNCTION {table}_refuse()", f" ON {table}"
     else:
         then = f"BEGIN SELECT RAISE(ABORT, '{why}'); END"
     for verb in ("UPDATE", "DELETE"):
-        op.execute(f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} {then}")
+        name = f"{table}_no_{verb.lower()}"
+        op.execute(f"DROP TRIGGER IF EXISTS {name}{of_table}")
+        op.execute(f"CREATE TRIGGER {name} BEFORE {verb} ON {table} {then}")
