@@ -200,6 +200,7 @@ def _bulk_sql(store: Any, names: list[str], rows: Iterator[tuple[Any, ...]]) -> 
             cursor.execute("BEGIN IMMEDIATE")
             cursor.executemany(f"INSERT INTO traces ({','.join(names)}) VALUES ({','.join('?' * len(names))})", rows)
             cursor.execute("COMMIT")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # as after traces that came in day by day
         else:
             with cursor.copy(f"COPY traces ({','.join(names)}) FROM STDIN") as copy:
                 for row in rows:
