@@ -3,8 +3,10 @@
     python -m benchmarks.stores --stores sqlite,postgresql,lake
 
 Eight weeks of traffic are loaded in order of time up to each size; at each size a process of its own opens the store
-and collects the escalations of the last week (an eighth of the largest size), as an improvement run does: read, parsed,
-and graded against the flagship's answers. At the largest size, longer windows show how the cost grows.
+and collects the escalations of the last week (an eighth of the largest size): read, parsed, and graded against the
+flagship's answers. Another one runs a run's collect stage on that week: all its traces, found, copied unparsed into the
+run's folder in three parts, and digested. At the largest size, longer windows show how the cost grows: the exponent is
+the slope of the logarithms of CPU seconds and number, 1 where growth is linear.
 
 Traces are drawn from a seed (about 1.5 kB each as JSON). The first ones are added as serving adds them, which gives the
 load rate; the others are copies of those with ids and times of their own, loaded in bulk past the store's own code so
@@ -46,16 +48,18 @@ def main() -> None:
     """Parse the command line; measure; print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stores", default="sqlite,postgresql,lake", help="which to measure")
-    parser.add_argument("--sizes", default="125000,250000,500000,1000000", help="numbers of traces to measure at")
+    parser.add_argument("--sizes", default="250000,500000,1000000", help="numbers of traces to measure at")
     parser.add_argument("--batch", type=int, default=5000, help="traces added at a time")
     parser.add_argument("--windows", default="1,2,4", help="weeks of the longer windows")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=None, help="where to make the stores (deleted afterwards)")
-    parser.add_argument("--collect", nargs=3, metavar=("STORE", "FROM", "TO"), help=argparse.SUPPRESS)
+    for name in MEASURED:
+        parser.add_argument(f"--{name}", nargs=3, metavar=("STORE", "FROM", "TO"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.collect:
-        print(json.dumps(_collect(*arguments.collect)))
-        return
+    for name, measure in MEASURED.items():
+        if asked := getattr(arguments, name):
+            print(json.dumps(measure(*asked)))
+            return
     sizes = sorted(int(size) for size in arguments.sizes.split(","))
     weeks = [int(number) for number in arguments.windows.split(",")]
     for kind in arguments.stores.split(","):
@@ -94,22 +98,40 @@ def _measure(kind: str, sizes: list[int], weeks: list[int], batch: int, seed: in
             print(f"{kind}: {rows[-1]}", file=sys.stderr, flush=True)
         table(f"{kind}: collecting the last week's escalations ({rate:,.0f} traces added a second)", rows)
         windows = [{"weeks": n, **_row(target, end - n * WEEK, end)} for n in weeks]
-        table(f"{kind}: collecting the escalations of longer windows, of {sizes[-1]:,} traces", windows)
+        table(f"{kind}: longer windows, of {sizes[-1]:,} traces", windows)
+        growth = {name: _exponent([row[name] for row in windows], weeks) for name in ("CPU s", "stage CPU s")}
+        print(f"{kind}: growth with the window: " + ", ".join(f"{k} exponent {v:.2f}" for k, v in growth.items()))
         store.close()
 
 
 def _row(target: str, start: datetime, end: datetime) -> dict[str, Any]:
-    """Collect in a process of its own: seconds from opening the store, of the clock and of its CPU; peak memory."""
-    command = [sys.executable, "-m", "benchmarks.stores", "--collect", target, start.isoformat(), end.isoformat()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    """Each in a process of its own: seconds from opening the store, of the clock and of its CPU; peak memory."""
+    found = {name: _apart(name, target, start, end) for name in MEASURED}
+    collected, staged = found["collect"], found["stage"]
     return {
-        "escalations": found["n"],
-        "seconds": round(found["seconds"], 2),
-        "CPU seconds": round(found["cpu_seconds"], 2),
-        "CPU us each": round(1e6 * found["cpu_seconds"] / max(1, found["n"])),
-        "peak MiB": round(found["peak_mib"]),
+        "escalations": collected["n"],
+        "s": round(collected["seconds"], 2),
+        "CPU s": round(collected["cpu_seconds"], 2),
+        "CPU us each": round(1e6 * collected["cpu_seconds"] / max(1, collected["n"])),
+        "peak MiB": round(collected["peak_mib"]),
+        "staged": staged["n"],
+        "stage s": round(staged["seconds"], 2),
+        "stage CPU s": round(staged["cpu_seconds"], 2),
+        "stage MiB": round(staged["peak_mib"]),
     }
+
+
+def _apart(name: str, target: str, start: datetime, end: datetime) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.stores", f"--{name}", target, start.isoformat(), end.isoformat()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def _exponent(seconds: list[float], weeks: list[int]) -> float:
+    """Slope of log seconds over log weeks by least squares; NaN with less than two windows."""
+    import numpy as np
+
+    return float(np.polyfit(np.log(weeks), np.log(seconds), 1)[0]) if len(set(weeks)) > 1 else float("nan")
 
 
 def _fixed_costs(store: TraceStore, known: list[Trace]) -> dict[str, Any]:
@@ -178,6 +200,7 @@ def _bulk_sql(store: Any, names: list[str], rows: Iterator[tuple[Any, ...]]) -> 
             cursor.execute("BEGIN IMMEDIATE")
             cursor.executemany(f"INSERT INTO traces ({','.join(names)}) VALUES ({','.join('?' * len(names))})", rows)
             cursor.execute("COMMIT")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # as after traces that came in day by day
         else:
             with cursor.copy(f"COPY traces ({','.join(names)}) FROM STDIN") as copy:
                 for row in rows:
@@ -195,11 +218,39 @@ def _collect(target: str, start: str, end: str) -> dict[str, Any]:
     begun, cpu_begun = time.perf_counter(), time.process_time()
     store = open_traces(target)
     found = collect_escalations(store.escalated(since, until), since, until, "json_exact").escalations
-    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
+    measured = _measured(begun, cpu_begun)
     store.close()
+    return {"n": len(found), **measured}
+
+
+def _stage(target: str, start: str, end: str) -> dict[str, Any]:
+    from flows.config import build_config, merge, read_yaml
+    from flows.context import RunContext, open_state
+    from flows.rundir import RunDir
+    from flows.stages import collect
+    from flows.world import NOT_STARTED
+
+    demo = {k: v for k, v in read_yaml(Path("configs/demo.yaml")).items() if k != "lab"}
+    since, until = datetime.fromisoformat(start), datetime.fromisoformat(end)
+    with tempfile.TemporaryDirectory(prefix="cascade-stores-run-") as name:
+        here = {"state": f"{name}/state", "runs": f"{name}/runs", "traces": target}
+        config = build_config(merge(merge(NOT_STARTED, demo), here), "benchmark")
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        state = open_state(config)
+        counts = collect(RunContext(config, RunDir(Path(name) / "run"), since, until, "v1", state)).counts
+        measured = _measured(begun, cpu_begun)
+        state.traces.close()
+    return {"n": counts["traces"], **measured}
+
+
+def _measured(begun: float, cpu_begun: float) -> dict[str, float]:
+    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"n": len(found), "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": int(peak.split()[1]) / 1024}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": int(peak.split()[1]) / 1024}
+
+
+MEASURED = {"collect": _collect, "stage": _stage}
 
 
 def make_traces(n: int, of: int, seed: int) -> Iterator[Trace]:
@@ -220,7 +271,9 @@ def make_traces(n: int, of: int, seed: int) -> Iterator[Trace]:
         text = " ".join(rng.choices(words, k=rng.randint(8, 90)))
         escalated = rng.random() < ESCALATED
         order = rng.randrange(10**6)
+        right = not escalated or rng.random() < 0.5
         answer = json.dumps({"intent": words[order % 150], "order": str(order), "note": text[:80]})
+        cheap_answer = answer if right else answer.replace(str(order), str(order + 1))
         verdict = Verdict(
             Outcome.REJECT if escalated else Outcome.ACCEPT,
             round(rng.random(), 6),
@@ -237,7 +290,7 @@ def make_traces(n: int, of: int, seed: int) -> Iterator[Trace]:
                 schema=schema,
                 user=f"{rng.randrange(20_000):032x}",
             ),
-            cheap=replace(cheap, text=answer),
+            cheap=replace(cheap, text=cheap_answer),
             cheap_version="v7",
             verdict=verdict,
             escalated=escalated,

@@ -61,12 +61,14 @@ def writing(engine: Engine, lock: str = "registry") -> Iterator[Connection]:
             yield marked
 
 
-def migrate(engine: Engine, scripts: Path, version_table: str, first: str, first_table: str) -> None:
+def migrate(
+    engine: Engine, scripts: Path, version_table: str, first: str | None = None, first_table: str | None = None
+) -> None:
     """Bring a database to the newest revision below `scripts`, by alembic.
 
     Script files are named by their revision: r0002_what_it_does.py. A database from before migrations (it has
-    `first_table`, and no `version_table`) counts as revision `first`. Raises StoreError for a revision that this
-    version does not know: a newer version wrote it.
+    `first_table`, and no `version_table`) counts as revision `first`; without these, the scripts begin with such a
+    database themselves. Raises StoreError for a revision that this version does not know: a newer version wrote it.
     """
     newest = max(path.name[1:5] for path in (scripts / "versions").glob("r[0-9]*.py"))
     with reading(engine) as connection:
@@ -83,7 +85,7 @@ def migrate(engine: Engine, scripts: Path, version_table: str, first: str, first
     with writing(engine, lock=version_table) as connection:
         config.attributes["connection"] = connection
         found = _revision(connection, version_table)
-        if found is None and sa.inspect(connection).has_table(first_table):
+        if found is None and first and first_table and sa.inspect(connection).has_table(first_table):
             command.stamp(config, first)
         elif found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
             raise StoreError(

@@ -15,9 +15,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +28,19 @@ import numpy as np
 from cascade.errors import StoreError
 from cascade.lake_ids import IdIndex, hash_id
 from cascade.lake_log import ATTEMPTS, Change, CommitLog, LakeFile
-from cascade.store import RECORDS, VALUES, Span, from_microseconds, from_rows, microseconds, to_json, to_row
+from cascade.store import (
+    RECORDS,
+    VALUES,
+    Span,
+    TraceLine,
+    from_microseconds,
+    from_rows,
+    many_objects,
+    microseconds,
+    to_json,
+    to_lines,
+    to_row,
+)
 from cascade.trace import Query, Trace, query_from_dict
 
 if TYPE_CHECKING:
@@ -35,6 +49,8 @@ if TYPE_CHECKING:
 COMPACT_AT = 24
 """Files of one day beyond which a writer puts them together."""
 ROW_GROUP = 8192
+PIECE = 20_000
+"""Traces that are copied at a time."""
 _COLUMNS = ("query_id", "id_hash", "time_us", "route", "version", "user_key", *VALUES, *RECORDS)
 _T = TypeVar("_T")
 
@@ -47,8 +63,9 @@ class LakeTraceStore:
     Raises ConfigError where the place cannot be used, StoreError where its files are damaged.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, piece: int = PIECE) -> None:
         self._log = CommitLog(root)
+        self._piece = piece
         self.fs, self.root = self._log.fs, self._log.root
         self._ids = IdIndex()
 
@@ -86,6 +103,15 @@ class LakeTraceStore:
     def escalated(self, start: datetime | None, end: datetime | None) -> list[Trace]:
         """As `between`, the escalated ones alone: they lie together in every file, the others are not read."""
         return self._traces(start, end, escalated=True)
+
+    def ids_between(self, start: datetime | None, end: datetime | None) -> list[str]:
+        """Query ids of `between`, in its order; no other column is read but the times."""
+        return [i for piece in self._pieces(start, end) for i in self._ordered(*piece, ["query_id"])[0]]
+
+    def lines(self, start: datetime | None, end: datetime | None) -> Generator[TraceLine, None, None]:
+        """As `between`, one by one and unparsed. What comes in or goes meanwhile may be missing or not."""
+        for piece in self._pieces(start, end):
+            yield from to_lines(self._ordered(*piece, ["query_id", "version", *VALUES, *RECORDS]))
 
     def span(self) -> Span | None:
         """First and last time, from the log; None when there are no traces."""
@@ -193,8 +219,36 @@ class LakeTraceStore:
             for batch in self._batches(self._live(start, end), columns, condition):
                 times, ids, *others = (column.to_pylist() for column in batch.columns)
                 found += zip(times, ids, from_rows(others), strict=True)
-            found.sort(key=lambda item: item[:2])
+            found.sort(key=itemgetter(0, 1))
             return [trace for _, _, trace in found]
+
+        with many_objects():
+            return self._read(read)
+
+    def _pieces(self, start: datetime | None, end: datetime | None) -> list[tuple[datetime, datetime]]:
+        """The window as half-open spans of time, in order, of about as many traces each as are copied at a time."""
+        self._log.refresh()
+        spans = []
+        for files in self._by_day(self._live(start, end)).values():
+            first, last = min(f.first_us for f in files), max(f.last_us for f in files) + 1
+            n = 1 + sum(f.n for f in files) // self._piece
+            cuts = [first + (last - first) * i // n for i in range(n + 1)]
+            spans += list(pairwise(cuts))
+        first_us = None if start is None else microseconds(start)
+        last_us = None if end is None else microseconds(end)
+        clipped = [
+            (a if first_us is None else max(a, first_us), b if last_us is None else min(b, last_us)) for a, b in spans
+        ]
+        return [(from_microseconds(a), from_microseconds(b)) for a, b in clipped if a < b]
+
+    def _ordered(self, start: datetime, end: datetime, columns: Sequence[str]) -> list[list[Any]]:
+        """Columns of a window's rows, in order of time, then id."""
+
+        def read() -> list[list[Any]]:
+            wanted = list(dict.fromkeys(["time_us", "query_id", *columns]))
+            table = self._table(self._live(start, end), wanted, _window(start, end))
+            ordered = table.sort_by([("time_us", "ascending"), ("query_id", "ascending")])
+            return [ordered[name].to_pylist() for name in columns]
 
         return self._read(read)
 
@@ -235,9 +289,10 @@ class LakeTraceStore:
         ]
         return sorted(found, key=lambda file: (file.first_us, file.path))
 
-    def _by_day(self) -> dict[str, list[LakeFile]]:
+    def _by_day(self, files: Iterable[LakeFile] | None = None) -> dict[str, list[LakeFile]]:
+        """Live files (all by default) by day, in order of time."""
         days: dict[str, list[LakeFile]] = {}
-        for file in self._live(None, None):
+        for file in self._live(None, None) if files is None else files:
             days.setdefault(file.day, []).append(file)
         return days
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cascade.database import connect, migrate, plain_errors, reading, writing
-from cascade.store import RECORDS, VALUES, Span, from_microseconds, from_rows, microseconds, to_row
+from cascade.store import (
+    RECORDS,
+    VALUES,
+    Span,
+    TraceLine,
+    from_microseconds,
+    from_rows,
+    many_objects,
+    microseconds,
+    to_lines,
+    to_row,
+)
 from cascade.trace import Query, Trace, query_from_dict
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -48,6 +60,12 @@ WATERMARKS = sa.Table(
     _METADATA,
     sa.Column("source", sa.String, primary_key=True),
     sa.Column("value", sa.JSON, nullable=False),
+)
+# Records as text: it is decoded in one go, and by psycopg not at all.
+_PARTS = (
+    TRACES.c.version,
+    *(TRACES.c[name] for name in VALUES),
+    *(sa.cast(TRACES.c[name], sa.Text) for name in RECORDS),
 )
 
 
@@ -104,6 +122,18 @@ class SqlTraceStore:
         """As `between`, the escalated ones alone; an index of them alone is read."""
         return self._traces([*_window(start, end), TRACES.c.escalated])
 
+    def ids_between(self, start: datetime | None, end: datetime | None) -> list[str]:
+        """Query ids of `between`, in its order, from the index."""
+        statement = sa.select(TRACES.c.query_id).where(*_window(start, end))
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement.order_by(TRACES.c.time_us, TRACES.c.query_id)).scalars())
+
+    def lines(self, start: datetime | None, end: datetime | None) -> Generator[TraceLine, None, None]:
+        """As `between`, one by one and unparsed; all are of one moment."""
+        with closing(self._parts((TRACES.c.query_id, *_PARTS), _window(start, end))) as parts:
+            for part in parts:
+                yield from to_lines(part)
+
     def span(self) -> Span | None:
         """First and last time, from the index; None when there are no traces."""
         # Two statements: SQLite looks up min and max in the index only when each is asked for alone.
@@ -158,16 +188,21 @@ class SqlTraceStore:
         return (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(table)
 
     def _traces(self, conditions: Sequence[sa.ColumnElement[bool]]) -> list[Trace]:
-        # As text: it is decoded in one go, and by psycopg not at all.
-        texts = [sa.cast(TRACES.c[name], sa.Text) for name in RECORDS]
-        columns = [TRACES.c.version, *(TRACES.c[name] for name in VALUES), *texts]
+        with many_objects():
+            return [trace for part in self._parts(_PARTS, conditions) for trace in from_rows(part)]
+
+    def _parts(
+        self, columns: Sequence[sa.ColumnElement[Any]], conditions: Sequence[sa.ColumnElement[bool]]
+    ) -> Generator[list[tuple[Any, ...]], None, None]:
+        """Rows in order of time, then id, `READ_CHUNK` at a time and as columns."""
         statement = sa.select(*columns).where(*conditions).order_by(TRACES.c.time_us, TRACES.c.query_id)
-        found: list[Trace] = []
-        with reading(self._engine) as connection:
-            rows = connection.execution_options(yield_per=READ_CHUNK).execute(statement)
+        # The result is closed by name: a reader that stops half-way leaves PostgreSQL's cursor behind else.
+        with (
+            reading(self._engine) as connection,
+            connection.execution_options(yield_per=READ_CHUNK).execute(statement) as rows,
+        ):
             for part in rows.partitions():
-                found += from_rows(list(zip(*part, strict=True)))
-        return found
+                yield list(zip(*part, strict=True))
 
 
 def _window(start: datetime | None, end: datetime | None) -> list[sa.ColumnElement[bool]]:

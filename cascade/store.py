@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from json.encoder import encode_basestring_ascii
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic_core import from_json
 
 from cascade.errors import ConfigError
-from cascade.trace import Query, Trace, trace_from_dict
+from cascade.trace import Query, Trace, answer_from_dict, plain, query_from_dict, verdict_from_dict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +40,16 @@ class Span:
 
     first: datetime
     last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TraceLine:
+    """A trace as it is stored, not parsed."""
+
+    id: str
+    escalated: bool
+    text: str
+    """One line of JSON, of which `cascade.trace.trace_from_dict` makes the trace."""
 
 
 class TraceSink(Protocol):
@@ -64,6 +77,13 @@ class TraceStore(TraceSink, Protocol):
 
     def escalated(self, start: datetime | None, end: datetime | None) -> list[Trace]:
         """As `between`, the escalated ones alone; the others are not read."""
+
+    def ids_between(self, start: datetime | None, end: datetime | None) -> list[str]:
+        """Query ids of `between`, in its order, without reading the traces."""
+
+    def lines(self, start: datetime | None, end: datetime | None) -> Generator[TraceLine, None, None]:
+        """As `between`, one by one and unparsed: for copying many, of which few need be in memory at a time.
+        Close it where it is not read to its end."""
 
     def span(self) -> Span | None:
         """First and last time, without reading the traces; None when there are none."""
@@ -103,6 +123,16 @@ def open_traces(target: str | Path) -> TraceStore:
     raise ConfigError(f"traces: {text!r} is no store: use a file path, postgresql://..., or lake:folder")
 
 
+def newest(store: TraceStore, n: int) -> list[Trace]:
+    """The last `n` traces in order of time (all where there are fewer), without reading those long before them."""
+    span, width = store.span(), timedelta(minutes=1)
+    if span is None:
+        return []
+    while span.last - width > span.first and len(store.ids_between(span.last - width, None)) < n:
+        width *= 4
+    return store.between(max(span.first, span.last - width), None)[-n:]
+
+
 def to_row(trace: Trace) -> dict[str, Any]:
     """A trace as one flat row: key columns, plain values, and `RECORDS` as JSON-ready values or None."""
     row = plain(trace)
@@ -118,51 +148,88 @@ def to_row(trace: Trace) -> dict[str, Any]:
     }
 
 
-def from_row(row: Any) -> Trace:
-    """Inverse of `to_row`: a mapping with (at least) the version, `VALUES` and `RECORDS`."""
-    return trace_from_dict({"cheap_version": row["version"], **{name: row[name] for name in (*VALUES, *RECORDS)}})
-
-
-def plain(record: Any) -> dict[str, Any]:
-    """`dataclasses.asdict` without its deep copies, which would cost half of the time that loading a log takes."""
-    values = {}
-    for name in record.__slots__:
-        value = getattr(record, name)
-        if isinstance(value, tuple):
-            value = [plain(item) if is_dataclass(item) else item for item in value]
-        values[name] = plain(value) if is_dataclass(value) else value
-    return values
-
-
 def from_rows(columns: Sequence[Sequence[Any]]) -> list[Trace]:
-    """Traces of rows given as columns: version, `VALUES`, then `RECORDS` as JSON text or None.
+    """Traces of rows given as columns: version, `VALUES`, then `RECORDS` as JSON text or None."""
+    return [_trace(*row) for row in zip(*columns, strict=True)]
 
-    Many small objects come into being at once and none goes, so the search for garbage, a third of the time, waits.
-    """
+
+def _trace(
+    version: str,
+    escalated: bool,
+    audited: bool,
+    audit_propensity: float,
+    cost_usd: float | None,
+    audit_cost_usd: float | None,
+    *records: str | None,
+) -> Trace:
+    query, cheap, verdict, flagship = [from_text("null" if text is None else text) for text in records]
+    return Trace(
+        query=query_from_dict(query),
+        cheap=answer_from_dict(cheap) if cheap else None,
+        cheap_version=version,
+        verdict=verdict_from_dict(verdict),
+        escalated=escalated,
+        audited=audited,
+        audit_propensity=audit_propensity,
+        flagship=answer_from_dict(flagship) if flagship else None,
+        cost_usd=cost_usd,
+        audit_cost_usd=audit_cost_usd,
+    )
+
+
+def to_lines(columns: Sequence[Sequence[Any]]) -> list[TraceLine]:
+    """Rows given as columns (id, version, `VALUES`, then `RECORDS` as JSON text or None) as lines, nothing parsed."""
+    return [_line(*row) for row in zip(*columns, strict=True)]
+
+
+def _line(query_id: str, version: str, escalated: bool, audited: bool, *others: Any) -> TraceLine:
+    propensity, cost_usd, audit_cost_usd = (_scalar(value) for value in others[:3])
+    query, cheap, verdict, flagship = (_one_line(text) for text in others[3:])
+    text = (
+        f'{{"query": {query}, "cheap": {cheap}, "cheap_version": {_scalar(version)}, "verdict": {verdict},'
+        f' "escalated": {_scalar(escalated)}, "audited": {_scalar(audited)}, "audit_propensity": {propensity},'
+        f' "flagship": {flagship}, "cost_usd": {cost_usd}, "audit_cost_usd": {audit_cost_usd}}}'
+    )
+    return TraceLine(query_id, escalated, text)
+
+
+def _scalar(value: str | float | bool | None) -> str:
+    """`json.dumps`, which takes several microseconds to begin with: six of these make a line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and isfinite(value):
+        return repr(value)
+    return encode_basestring_ascii(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _one_line(text: str | None) -> str:
+    """JSON text without line breaks; the stores write none, but who fills a table by other means may."""
+    if text is None:
+        return "null"
+    return json.dumps(json.loads(text)) if "\n" in text or "\r" in text else text
+
+
+@contextmanager
+def many_objects() -> Iterator[None]:
+    """While many small objects come into being at once and none goes, the search for garbage, up to a third of the
+    time, waits."""
     paused = gc.isenabled()
     gc.disable()
     try:
-        return [from_row(dict(zip(_ROW, _decoded(row), strict=True))) for row in zip(*columns, strict=True)]
+        yield
     finally:
         if paused:
             gc.enable()
 
 
-def _decoded(row: Sequence[Any]) -> Iterator[Any]:
-    n_plain = 1 + len(VALUES)
-    yield from row[:n_plain]
-    for text in row[n_plain:]:
-        yield None if text is None else _decode(text)
-
-
-def _decode(text: str) -> Any:
+def from_text(text: str) -> Any:
+    """A value of its JSON text."""
     try:
         return from_json(text, cache_strings="keys")  # three times as fast as json
     except ValueError:
         return json.loads(text)  # which takes half of a surrogate pair, too
-
-
-_ROW = ("version", *VALUES, *RECORDS)
 
 
 def to_json(value: Any) -> str:

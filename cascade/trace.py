@@ -6,7 +6,7 @@ costs are US dollars, times are seconds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -138,12 +138,21 @@ class Trace:
         return "" if served is None else served.text
 
 
+def plain(record: Any) -> dict[str, Any]:
+    """`dataclasses.asdict` of a record with slots, its tuples as lists, without the deep copies, which would cost half
+    of the time that loading a log takes."""
+    values = {}
+    for name in record.__slots__:
+        value = getattr(record, name)
+        if isinstance(value, tuple):
+            value = [plain(item) if is_dataclass(item) else item for item in value]
+        values[name] = plain(value) if is_dataclass(value) else value
+    return values
+
+
 def query_to_dict(query: Query) -> dict[str, Any]:
     """JSON-ready form of a query (the row format of a traffic file)."""
-    row = asdict(query)
-    row["time"] = query.time.isoformat()
-    row["messages"] = [dict(m) for m in query.messages]
-    return row
+    return {**plain(query), "time": query.time.isoformat()}
 
 
 def query_from_dict(row: dict[str, Any]) -> Query:
@@ -152,7 +161,7 @@ def query_from_dict(row: dict[str, Any]) -> Query:
         id=str(row["id"]),
         time=datetime.fromisoformat(row["time"]),
         route=str(row.get("route", "default")),
-        messages=tuple({"role": str(m["role"]), "content": str(m["content"])} for m in row["messages"]),
+        messages=tuple([{"role": str(m["role"]), "content": str(m["content"])} for m in row["messages"]]),
         schema=row.get("schema"),
         reference=row.get("reference"),
         user=row.get("user"),
@@ -172,24 +181,25 @@ def verdict_from_dict(row: dict[str, Any]) -> Verdict:
             **row,
             "outcome": Outcome(row["outcome"]),
             "reasons": tuple(row["reasons"]),
-            "opinions": tuple(Opinion(**opinion) for opinion in row.get("opinions", ())),
+            "opinions": tuple([Opinion(**opinion) for opinion in row.get("opinions", ())]),
         }
     )
 
 
 def trace_to_dict(trace: Trace) -> dict[str, Any]:
     """JSON-ready form of a trace."""
-    return {**asdict(trace), "query": query_to_dict(trace.query)}
+    return {**plain(trace), "query": query_to_dict(trace.query)}
 
 
 def trace_from_dict(row: dict[str, Any]) -> Trace:
     """Inverse of `trace_to_dict`."""
+    cheap, flagship = row["cheap"], row["flagship"]
     return Trace(
         **{
             **row,
             "query": query_from_dict(row["query"]),
-            "cheap": answer_from_dict(row["cheap"]) if row["cheap"] else None,
+            "cheap": answer_from_dict(cheap) if cheap else None,
             "verdict": verdict_from_dict(row["verdict"]),
-            "flagship": answer_from_dict(row["flagship"]) if row["flagship"] else None,
+            "flagship": answer_from_dict(flagship) if flagship else None,
         }
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.grade import GradeKind, grade
+from cascade.store import many_objects
 from cascade.trace import Answer, Query, Trace
 
 
@@ -52,13 +53,14 @@ def collect_escalations(
     start, end = _utc(since), _utc(until)
     kept: dict[str, Escalation] = {}
     dropped: Counter[str] = Counter()
-    for trace in traces:
-        reason = _why_not(trace, start, end, kept)
-        if reason:
-            dropped[reason] += 1
-        else:
-            kept[trace.query.id] = _escalation(trace, grade_kind, right_at)
-    ordered = sorted(kept.values(), key=lambda e: (_utc(e.time), e.id))
+    with many_objects():
+        for trace in traces:
+            reason = _why_not(trace, start, end, kept)
+            if reason:
+                dropped[reason] += 1
+            else:
+                kept[trace.query.id] = _escalation(trace, grade_kind, right_at)
+        ordered = sorted(kept.values(), key=lambda e: (_utc(e.time), e.id))
     return Collected(tuple(ordered), dict(sorted(dropped.items())))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cascade.errors import InputError
 from cascade.local import LocalTier
+from cascade.store import newest
 from cascade.trace import Query
 from flows.config import RunConfig
 from flows.context import State
@@ -69,7 +70,7 @@ def _serve(
     if champion is not None and champion.id == version.id:
         switch()
         return None
-    queries = [trace.query for trace in state.traces.between(None, None)[-ASKED:]]
+    queries = [trace.query for trace in newest(state.traces, ASKED)]
     return roll_out(
         version.serving_name,
         version.adapter,

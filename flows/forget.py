@@ -1,15 +1,16 @@
 """Retention and delete-by-user: what is held of somebody or of a time, where, and what was trained on it.
 
 A user's queries are found in the trace store and in the runs' own copies of traces; with them go the flagship's answers
-to them, the cached embeddings of their texts and, on request, the folders of runs that hold copies. Adapters cannot
-forget: they are listed, with those trained from them, so that somebody can decide to roll back or to train anew.
+to them, in the answer store and in the learned verifiers that compare with them, the cached embeddings of their texts
+and, on request, the folders of runs that hold copies. Adapters cannot forget: they are listed, with those trained from
+them, so that somebody can decide to roll back or to train anew.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from cascade.client import OpenAITierConfig, request_digest
 from cascade.trace import Query, query_from_dict
 from cascade.users import user_key
+from cascade.verifiers import HeldBank, forget_entries, held_banks, standing
 from clustering.embed import cached_texts, forget_texts
 from flows.config import RunConfig
 from flows.context import State, open_state
@@ -26,6 +28,7 @@ from flows.rundir import read_json
 from promotion.registry import Version
 
 EMBEDDINGS = "embeddings.db"
+VERIFIERS = "verifiers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,15 @@ class TouchedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class TouchedVerifier:
+    """A stored verifier (or router) that compares with answers to what is to be forgotten."""
+
+    bank: HeldBank
+    versions: tuple[str, ...]
+    """Registered versions that serve with it; none where only runs know it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetPlan:
     """What would be deleted, and what would stay."""
 
@@ -80,6 +92,7 @@ class ForgetPlan:
     n_vectors: int
     runs: tuple[HeldRun, ...]
     adapters: tuple[TouchedAdapter, ...]
+    verifiers: tuple[TouchedVerifier, ...]
 
     @property
     def texts(self) -> list[str]:
@@ -106,13 +119,15 @@ def plan_forget(config: RunConfig, whose: Whose) -> ForgetPlan:
     queries = [*traces, *copies.values()]
     digests = {request_digest(query, tier) for query in queries for tier in tiers.values()}
     texts = {query.text for query in queries}
+    versions = state.registry.versions()
     return ForgetPlan(
         traces=traces,
         copies=tuple(copies.values()),
         answers=tuple(sorted(state.answers.held(digests))),
         n_vectors=cached_texts(state.root / EMBEDDINGS, texts),
         runs=tuple(held),
-        adapters=tuple(_touched(state.registry.versions(), {run.run_id: run for run in held}, config.runs)),
+        adapters=tuple(_touched(versions, {run.run_id: run for run in held}, config.runs)),
+        verifiers=tuple(_comparing(state.root / VERIFIERS, {query.id for query in queries}, versions)),
     )
 
 
@@ -121,10 +136,31 @@ def forget(config: RunConfig, plan: ForgetPlan, *, runs: bool) -> None:
     state: State = open_state(config)
     state.answers.remove(plan.answers)
     forget_texts(state.root / EMBEDDINGS, plan.texts)
+    for verifier in plan.verifiers:
+        forget_entries(state.root / VERIFIERS, verifier.bank)
     # What finds the rest comes last: traces, and the runs' copies.
     for run in plan.runs if runs else ():
         shutil.rmtree(run.folder)
     state.traces.remove([query.id for query in plan.traces])
+
+
+def _comparing(root: Path, ids: Collection[str], versions: Sequence[Version]) -> Iterator[TouchedVerifier]:
+    """Stored verifiers with answers to these queries, and the versions that each of them serves."""
+    serves: dict[str | None, list[str]] = {}
+    for version in versions:
+        for digest in {standing(root, digest)[0] for digest in _digests(version.verifier)}:
+            serves.setdefault(digest, []).append(version.id)
+    for bank in held_banks(root, ids):
+        yield TouchedVerifier(bank, tuple(serves.get(bank.digest, ())))
+
+
+def _digests(record: Any) -> Iterator[str]:
+    """Digests of the parts that a verifier's record names, wherever they stand in it."""
+    values = record.values() if isinstance(record, dict) else record if isinstance(record, list) else ()
+    for value in values:
+        yield from _digests(value)
+    if isinstance(record, dict) and isinstance(record.get("digest"), str):
+        yield record["digest"]
 
 
 def _run_folders(runs: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from cascade.store import many_objects
 from cascade.trace import Answer, Trace, Verdict, answer_from_dict, trace_from_dict, verdict_from_dict
 from clustering.cluster import Clustering, PathTaken
 from clustering.collect import Escalation, collect_escalations
@@ -18,7 +19,7 @@ from clustering.describe import Cluster
 from clustering.lineage import Fate
 from evaluation.report import EvaluationReport, SolvedCluster
 from flows.context import RunContext
-from flows.rundir import digest_file, read_json, read_jsonl, write_jsonl
+from flows.rundir import digest_file, iter_jsonl, read_json, read_jsonl, write_jsonl
 from promotion.approval import Approval
 from promotion.gate import Decision
 
@@ -28,12 +29,17 @@ TRAIN, EVALUATE, DECIDE, PROMOTE = "05-train", "06-evaluate", "07-decide", "08-p
 
 def load_traces(ctx: RunContext, part: str) -> list[Trace]:
     """Traces of one part of the window: pool, calibration or heldout."""
-    return [trace_from_dict(row) for row in read_jsonl(ctx.run.stage(COLLECT) / f"{part}.jsonl")]
+    return _traces(ctx.run.stage(COLLECT) / f"{part}.jsonl")
 
 
 def load_pool(ctx: RunContext) -> list[Trace]:
     """The pool as the champion's refitted verifier would have judged it."""
-    return [trace_from_dict(row) for row in read_jsonl(ctx.run.stage(BASELINE) / "pool.jsonl")]
+    return _traces(ctx.run.stage(BASELINE) / "pool.jsonl")
+
+
+def _traces(path: Path) -> list[Trace]:
+    with many_objects():
+        return [trace_from_dict(row) for row in iter_jsonl(path)]
 
 
 def load_escalations(ctx: RunContext) -> list[Escalation]:

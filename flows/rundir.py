@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.errors import StageError
+from cascade.store import from_text
 
 RECORDED_PACKAGES = (
     "torch",
@@ -143,13 +144,26 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename."""
+    _write_whole(path, [content])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines as they come, in UTF-8, each with its line break: a whole file, or none when one cannot be made."""
+    _write_whole(path, (f"{line}\n".encode() for line in lines))
+
+
+def _write_whole(path: Path, parts: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -161,14 +175,21 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, default=str) + "\n" for row in rows))
+    write_lines(path, (json.dumps(row, default=str) for row in rows))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a stage's own records; a missing file means that the stage before did not finish."""
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_jsonl`, one by one."""
     if not path.exists():
         raise StageError(f"{path} is missing: run the stage that writes it first")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield from_text(line)
 
 
 def _package_versions() -> dict[str, str]:

@@ -24,7 +24,6 @@ import numpy as np
 
 from cascade.cascade import rejudge
 from cascade.client import request_digest
-from cascade.errors import InputError
 from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
 from cascade.verifiers import Verifier
@@ -53,41 +52,20 @@ from flows.rundir import Manifest, digest_json, write_json, write_jsonl
 from flows.selection import choose_queries
 from flows.stage_parts import cheap_toolbox, input_digests, judge_all, judging_settings, refit_verifier
 from flows.verifying import account_rows, describe, keep
-
-MIN_PART = 50  # traces in each part of the window; below it no interval means anything
+from flows.window import copy_traces, part_sizes
 
 
 def collect(ctx: RunContext) -> Manifest:
-    """Split the window's traces in time order: pool, calibration, held-out."""
-    traces = ctx.state.traces.between(ctx.since, ctx.until)
+    """Split the window's traces in time order: pool, calibration, held-out. They are copied, not parsed."""
+    ids = ctx.state.traces.ids_between(ctx.since, ctx.until)
 
     def body(folder: Path) -> dict[str, Any]:
-        pool, calibration, heldout = _split(ctx, traces)
-        for name, part in (("pool", pool), ("calibration", calibration), ("heldout", heldout)):
-            write_jsonl(folder / f"{name}.jsonl", (trace_to_dict(trace) for trace in part))
-        return {
-            "traces": len(traces),
-            "pool": len(pool),
-            "calibration": len(calibration),
-            "heldout": len(heldout),
-            "escalated_as_served": sum(trace.escalated for trace in traces),
-        }
+        sizes = part_sizes(ctx, len(ids))
+        n_escalated = copy_traces(ctx, folder, ids, sizes)
+        return {"traces": len(ids), **sizes, "escalated_as_served": n_escalated}
 
     config = {"window": ctx.config.window.model_dump()}
-    return ctx.run.run_stage(COLLECT, config, {"traces": digest_json([t.query.id for t in traces])}, body)
-
-
-def _split(ctx: RunContext, traces: list[Trace]) -> tuple[list[Trace], list[Trace], list[Trace]]:
-    window = ctx.config.window
-    first, second = round(len(traces) * window.pool), round(len(traces) * (window.pool + window.calibration))
-    parts = traces[:first], traces[first:second], traces[second:]
-    smallest = min(len(part) for part in parts)
-    if smallest < MIN_PART:
-        raise InputError(
-            f"{len(traces)} traces from {ctx.since:%Y-%m-%d} to {ctx.until:%Y-%m-%d} leave a part of {smallest};"
-            f" at least {MIN_PART} are needed in each: serve more traffic or widen window.days"
-        )
-    return parts
+    return ctx.run.run_stage(COLLECT, config, {"traces": digest_json(ids)}, body)
 
 
 def baseline(ctx: RunContext) -> Manifest:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from cascade.errors import RegistryError
 from clustering.lineage import ClusterState, Known
-from promotion.database import CLUSTER_RUNS, CLUSTER_SIGHTINGS, METADATA, connect, reading, writing
+from promotion.database import CLUSTER_RUNS, CLUSTER_SIGHTINGS, open_database, reading, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,9 @@ class ClusterHistory:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine = connect(url)
+            self._engine = open_database(url)
             # A history that nobody closes must not leave connections behind.
             weakref.finalize(self, self._engine.dispose)
-            with writing(self._engine) as connection:
-                METADATA.create_all(connection, tables=[CLUSTER_RUNS, CLUSTER_SIGHTINGS])
         except sa.exc.SQLAlchemyError as error:
             reason = str(error).splitlines()[0]
             raise RegistryError(f"cannot open the cluster history: {reason}; check its URL and folder") from error

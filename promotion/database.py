@@ -1,10 +1,16 @@
-"""The registry's tables; versions and history refuse to be changed, in either database."""
+"""The registry's tables, made by the migrations beside this file; versions, history and lineage refuse to be changed.
+
+The history of clusters lives in the same database. Opening it brings its tables up to date.
+"""
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from pathlib import Path
 
-from cascade.database import connect, reading, writing
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from cascade.database import connect, migrate, reading, writing
 
 __all__ = [
     "ALIASES",
@@ -15,9 +21,12 @@ __all__ = [
     "METADATA",
     "VERSIONS",
     "connect",
+    "open_database",
     "reading",
     "writing",
 ]
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 METADATA = sa.MetaData()
 VERSIONS = sa.Table(
@@ -89,21 +98,18 @@ CLUSTER_SIGHTINGS = sa.Table(
     sa.Column("centroid", sa.LargeBinary, nullable=False),
     sa.Column("reach", sa.Float, nullable=False),
 )
-_REFUSE = (
-    "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{why}'; END $$"
-)
-for _table in (VERSIONS, HISTORY, LINEAGE):
-    _why = f"{_table.name} is append-only"
-    _refuse = sa.DDL(_REFUSE.format(name=f"{_table.name}_refuse", why=_why))  # type: ignore[no-untyped-call]
-    sa.event.listen(_table, "after_create", _refuse.execute_if(dialect="postgresql"))
-    for _verb in ("UPDATE", "DELETE"):
-        _name = f"{_table.name}_no_{_verb.lower()}"
-        _sqlite = sa.DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER IF NOT EXISTS {_name} BEFORE {_verb} ON {_table.name} "
-            f"BEGIN SELECT RAISE(ABORT, '{_why}'); END"
-        )
-        _postgres = sa.DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER {_name} BEFORE {_verb} ON {_table.name} EXECUTE FUNCTION {_table.name}_refuse()"
-        )
-        sa.event.listen(_table, "after_create", _sqlite.execute_if(dialect="sqlite"))
-        sa.event.listen(_table, "after_create", _postgres.execute_if(dialect="postgresql"))
+
+
+def open_database(url: str) -> Engine:
+    """An engine for the registry's database, its tables made or brought up to date.
+
+    Raises ConfigError for a URL that names none, SQLAlchemyError where it cannot be opened, StoreError for one that a
+    newer version wrote.
+    """
+    engine = connect(url)
+    try:
+        migrate(engine, MIGRATIONS, "registry_revision")
+    except Exception:
+        engine.dispose()
+        raise
+    return engine

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from cascade.errors import PromotionConflict, RegistryError
-from promotion.database import ALIASES, HISTORY, LINEAGE, METADATA, VERSIONS, connect, reading, writing
+from promotion.database import ALIASES, HISTORY, LINEAGE, VERSIONS, open_database, reading, writing
 from promotion.files import adopt_folder, folder_digest
 from promotion.versions import Alias, HistoryEntry, Lineage, Version, version_to_dict
 
@@ -34,11 +34,9 @@ class Registry:
         self._root = root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            self._engine = connect(url)
+            self._engine = open_database(url)
             # A registry that nobody closes must not leave connections behind.
             weakref.finalize(self, self._engine.dispose)
-            with writing(self._engine) as connection:
-                METADATA.create_all(connection)
         except (sa.exc.SQLAlchemyError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise RegistryError(f"cannot open the registry: {reason}; check its URL and folder") from error

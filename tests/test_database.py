@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 from databases import DATABASES
 
-from promotion.database import ALIASES, METADATA, VERSIONS, connect, reading, writing
+from promotion.database import ALIASES, VERSIONS, open_database, reading, writing
 
 VERSION = {"name": "s", "base_model": "b", "created": "now", "metadata": {}}
 
@@ -12,9 +12,7 @@ VERSION = {"name": "s", "base_model": "b", "created": "now", "metadata": {}}
 @pytest.fixture(params=DATABASES)
 def engine(request, tmp_path):
     at_server = request.param == "postgresql"
-    engine = connect(request.getfixturevalue("postgres")() if at_server else f"sqlite:///{tmp_path / 'r.db'}")
-    with writing(engine) as connection:
-        METADATA.create_all(connection)
+    engine = open_database(request.getfixturevalue("postgres")() if at_server else f"sqlite:///{tmp_path / 'r.db'}")
     yield engine
     engine.dispose()
 

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from databases import STORES, place
 from labworld import ROOT
@@ -13,13 +14,17 @@ from test_store import START, make_trace
 from typer.testing import CliRunner
 
 from cascade.client import request_digest
+from cascade.errors import InputError
 from cascade.trace import trace_to_dict
 from cascade.users import user_key
+from cascade.verifiers import AnswerBank, LearnedScorer, read_learned, store_part
+from cascade.verifiers.features import fit_features
+from cascade.verifiers.models import RECIPES, fit_model
 from clustering.embed import EmbedConfig, embed_texts
 from flows.cli import app
 from flows.config import RunConfig, build_config, merge, read_yaml
 from flows.context import open_state
-from flows.forget import Whose, forget, plan_forget
+from flows.forget import VERIFIERS, Whose, forget, plan_forget
 from flows.records import BUILD, COLLECT, TRAIN
 from flows.rundir import write_json, write_jsonl
 from flows.world import NOT_STARTED
@@ -57,6 +62,33 @@ def register(registry, folder, run_id):
     adapter.mkdir()
     (adapter / "weights").write_text(run_id)
     return registry.register(name="s", base_model="b", adapter=adapter, run_id=run_id)
+
+
+def embed(texts):
+    """By the texts' lengths: what is near what does not matter here."""
+    angles = np.array([float(len(text)) for text in texts])
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def learned(traces) -> LearnedScorer:
+    """A verifier that compares with the flagship's answers to these traces."""
+    queries, answers = [t.query for t in traces], [t.cheap for t in traces]
+    bank = AnswerBank.build(queries, [f"answer to {query.text}" for query in queries], embed)
+    space = fit_features(
+        queries, answers, ("answer", "neighbours"), embed=embed, bank=bank, neighbours=3, dimensions=2, form="json"
+    )
+    right = np.arange(len(traces)) % 2 == 0
+    model = fit_model(space.rows(queries, answers, embed), right, RECIPES[0], 0)
+    return LearnedScorer("learned", space, np.arange(len(space.names)), model, "", embed)
+
+
+def register_verifiers(config, state):
+    """v6 compares with everybody's answers, v7 with ana's and two of ben's: too few without hers; v8 with ben's."""
+    for traces in ([*ANAS, *BENS], [*ANAS, *BENS[:2]], BENS):
+        scorer = learned(traces)
+        store_part(scorer, config.state / VERIFIERS)
+        link = {"scorer": scorer.to_dict()}
+        state.registry.register(name="s", base_model="b", run_id=f"fit-{len(traces)}", verifier={"links": [link]})
 
 
 def fill(config, folder):
@@ -109,6 +141,31 @@ def test_a_users_data_is_found_everywhere_and_deleted(config, tmp_path):
     assert plan_forget(config, Whose(user=ANA)).runs == ()
 
 
+def test_no_verifier_serves_with_a_users_answers(config, tmp_path):
+    state = fill(config, tmp_path)
+    register_verifiers(config, state)
+    plan = plan_forget(config, Whose(user=ANA))
+    found = {v.versions: (len(v.bank.ids), v.bank.n_entries, v.bank.usable) for v in plan.verifiers}
+    assert found == {("v6",): (3, 9, True), ("v7",): (3, 5, False)}
+    forget(config, plan, runs=False)
+    assert plan_forget(config, Whose(user=ANA)).verifiers == ()
+    assert not held_in_files(config.state / VERIFIERS, b"of " + ANA.encode())
+    assert held_in_files(config.state / VERIFIERS, b"answer to text 10 of ben")
+    first, second, third = [v.verifier["links"][0]["scorer"]["digest"] for v in state.registry.versions()[5:]]
+    kept = read_learned(config.state / VERIFIERS, first, embed)
+    assert kept.features.bank.ids == tuple(trace.query.id for trace in BENS)
+    with pytest.raises(InputError, match="withdrawn"):
+        read_learned(config.state / VERIFIERS, second, embed)
+    assert read_learned(config.state / VERIFIERS, third, embed).digest == third, "ben's stands as it was"
+    # Forgetting ben finds what stands for v6, under the version that it serves.
+    later = plan_forget(config, Whose(user="ben", before=START + timedelta(days=12)))
+    assert sorted((v.versions, len(v.bank.ids)) for v in later.verifiers) == [(("v6",), 2), (("v8",), 2)]
+
+
+def held_in_files(root, text):
+    return [path for path in root.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
 def test_old_data_is_found_by_its_age(config, tmp_path):
     state = fill(config, tmp_path)
     plan = plan_forget(config, Whose(before=START + timedelta(days=11)))
@@ -122,11 +179,12 @@ def test_old_data_is_found_by_its_age(config, tmp_path):
 
 def test_no_deleted_text_is_left_in_the_state_folder(tmp_path):
     config = settings(tmp_path)
-    with closing(fill(config, tmp_path).traces):
+    state = fill(config, tmp_path)
+    register_verifiers(config, state)
+    with closing(state.traces):
         forget(config, plan_forget(config, Whose(user=ANA)), runs=True)
-    held = [p for p in tmp_path.rglob("*") if p.is_file() and ANAS[0].query.text.encode() in p.read_bytes()]
-    assert held == []
-    assert any(BENS[0].query.text.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert held_in_files(tmp_path, ANAS[0].query.text.encode()) == []
+    assert held_in_files(tmp_path, BENS[0].query.text.encode())
 
 
 def run_cli(folder, *arguments):
@@ -137,12 +195,15 @@ def run_cli(folder, *arguments):
 
 def test_the_command_shows_first_and_deletes_on_yes(tmp_path):
     state = fill(settings(tmp_path), tmp_path)
+    register_verifiers(settings(tmp_path), state)
     shown = run_cli(tmp_path, "--user", "ana@example.com")
     assert shown.exit_code == 0, shown.output
     for said in ("traces", "would be deleted", "v1", "trained from v1", "nothing was changed: --yes deletes"):
         assert said in shown.output
     assert state.traces.count() == 9
-    assert "deleted" in run_cli(tmp_path, "--user", "ana@example.com", "--yes").output
+    assert "would be rebuilt without them" in " ".join(shown.output.split())
+    done = run_cli(tmp_path, "--user", "ana@example.com", "--yes").output
+    assert "deleted" in done and "a process that serves keeps the verifier" in " ".join(done.split())
     assert state.traces.count() == 6
     days = (datetime.now(UTC) - START).days - 12
     assert run_cli(tmp_path, "--older-than", str(days), "--yes").exit_code == 0

@@ -20,7 +20,10 @@ from cascade.verifiers import (
     TooLittleData,
     Verifier,
     fit_verifier,
+    forget_entries,
+    held_banks,
     read_learned,
+    standing,
     store_part,
 )
 from cascade.verifiers.bank import Neighbourhood, answer_fields, text_digest
@@ -168,6 +171,70 @@ def test_it_is_kept_by_its_digest_and_reads_back_to_the_same_scores(tmp_path):
     assert again.digest == scorer.digest
     assert store_part(again, tmp_path) == path
     assert fit.__wrapped__()[0].digest == scorer.digest
+
+
+def holds(root, text):
+    return any(text.encode() in path.read_bytes() for path in root.rglob("*") if path.is_file())
+
+
+def test_what_is_forgotten_is_in_no_verifier_and_the_rest_is_compared_with(tmp_path):
+    whole, _, _ = fit()
+    bank = whole.features.bank
+    answers = (*bank.answers[:-3], "secret one", "secret two", "secret three")
+    space = replace(whole.features, bank=replace(bank, answers=answers))
+    scorer = replace(whole, features=space)
+    other = replace(
+        whole, features=replace(space, bank=replace(bank, ids=tuple(f"other {n}" for n in range(len(bank)))))
+    )
+    store_part(scorer, tmp_path)
+    store_part(other, tmp_path)
+    first, second = [*bank.ids[-3:-1], "q-unknown"], [bank.ids[-1]]
+    (held,) = held_banks(tmp_path, first)
+    assert (held.digest, held.ids, held.n_entries, held.usable) == (scorer.digest, {*first[:2]}, 400, True)
+    forget_entries(tmp_path, held)
+    assert held_banks(tmp_path, first) == []
+    assert not holds(tmp_path, "secret one") and not holds(tmp_path, first[0]) and holds(tmp_path, "secret three")
+    again = read_learned(tmp_path, scorer.digest, embed)
+    assert again.features.bank.ids == bank.ids[:-3] + bank.ids[-1:]
+    assert again.digest == standing(tmp_path, scorer.digest)[0] != scorer.digest
+    kept = bank.without(first)
+    fields = tuple(answer_fields(text) for text in (*kept.answers[:-1], "secret three"))
+    expected = replace(whole, features=replace(space, bank=kept, bank_fields=fields))
+    queries, given, _ = world(100, seed=2)
+    assert again.predict(queries, given) == pytest.approx(expected.predict(queries, given), abs=1e-9)
+    # Once more, from what stands for it; and the whole one does not come back.
+    forget_entries(tmp_path, held_banks(tmp_path, second)[0])
+    store_part(scorer, tmp_path)
+    assert not holds(tmp_path, "secret")
+    assert read_learned(tmp_path, scorer.digest, embed).features.bank.ids == bank.ids[:-3]
+    assert read_learned(tmp_path, other.digest, embed).digest == other.digest
+
+
+def test_forgetting_that_was_killed_is_ended_by_the_next(tmp_path):
+    scorer, _, _ = fit()
+    path = store_part(scorer, tmp_path)
+    content, gone = path.read_bytes(), scorer.features.bank.ids[:5]
+    forget_entries(tmp_path, held_banks(tmp_path, gone)[0])
+    path.write_bytes(content)  # killed before its file was deleted
+    assert read_learned(tmp_path, scorer.digest, embed).features.bank.ids == scorer.features.bank.ids[5:]
+    forget_entries(tmp_path, held_banks(tmp_path, gone)[0])
+    assert held_banks(tmp_path, gone) == [] and not path.exists()
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match="is damaged: delete its folder"):
+        held_banks(tmp_path, gone)
+
+
+def test_a_verifier_with_too_little_left_to_compare_with_is_withdrawn(tmp_path):
+    scorer, _, _ = fit()
+    store_part(scorer, tmp_path)
+    ids = scorer.features.bank.ids
+    assert held_banks(tmp_path, ids[: len(ids) - 20])[0].usable
+    (held,) = held_banks(tmp_path, ids[: len(ids) - 19])
+    assert not held.usable
+    forget_entries(tmp_path, held)
+    assert not holds(tmp_path, ids[0])
+    with pytest.raises(InputError, match=r"was withdrawn \(381 of the 400 answers .* fit the verifier again"):
+        read_learned(tmp_path, scorer.digest, embed)
 
 
 def test_a_missing_or_altered_file_is_one_clear_sentence(tmp_path):

@@ -1,12 +1,13 @@
 """Stages are skipped only when they are complete and nothing that they depend on has changed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cascade.errors import StageError
-from flows.rundir import RunDir, digest_folder, read_json, read_jsonl, write_jsonl, write_text
+from flows.rundir import RunDir, digest_folder, read_json, read_jsonl, write_jsonl, write_lines, write_text
 
 
 class Body:
@@ -87,3 +88,17 @@ def test_rows_round_trip_and_a_missing_file_says_what_to_do(tmp_path: Path) -> N
 def test_the_manifest_is_readable_json(run: RunDir) -> None:
     run.run_stage("01-a", {"path": Path("x")}, {}, Body())
     assert read_json(run.stage("01-a") / "manifest.json")["stage"] == "01-a"
+
+
+def test_lines_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_lines(path, ["1", "2"])
+
+    def dying() -> Iterator[str]:
+        yield "3"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_lines(path, dying())
+    assert path.read_text() == "1\n2\n"
+    assert list(tmp_path.iterdir()) == [path]

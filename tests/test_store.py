@@ -14,8 +14,8 @@ from loopback import make_query
 from cascade.errors import ConfigError
 from cascade.lake import LakeTraceStore
 from cascade.sql_store import SqlTraceStore
-from cascade.store import Span, open_traces, plain
-from cascade.trace import Answer, Opinion, Outcome, TokenConfidence, Trace, Verdict
+from cascade.store import Span, newest, open_traces
+from cascade.trace import Answer, Opinion, Outcome, TokenConfidence, Trace, Verdict, plain
 
 CHEAP = Answer("{}", "small", 10, 3, 0.1, "stop", TokenConfidence(3, -0.1, -0.3, -0.2, 0.05))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -144,6 +144,14 @@ def test_the_span_is_that_of_the_traces(store):
     assert store.span() == Span(START, START + DAY + timedelta(microseconds=1))
     store.remove(["q0002"])
     assert store.span() == Span(START + HOUR, START + DAY + timedelta(microseconds=1))
+
+
+def test_the_newest_traces(store):
+    assert newest(store, 3) == []
+    traces = [at(n, START + (n // 4) * DAY + n * timedelta(seconds=20)) for n in range(12)]
+    store.add(traces)
+    for n in (1, 3, 5, 11, 12, 50):
+        assert newest(store, n) == traces[-n:]
 
 
 def test_queries_by_user_and_age(store):

@@ -5,8 +5,8 @@ from cascade.verifiers.bank import AnswerBank, Embed
 from cascade.verifiers.chain import ChainConfig, Link
 from cascade.verifiers.groups import QueryGroups, read_groups
 from cascade.verifiers.learned import LearnedConfig, LearnedScorer, LearnedTrainer
-from cascade.verifiers.learned_files import read_learned
-from cascade.verifiers.parts import store_part
+from cascade.verifiers.learned_files import HeldBank, forget_entries, held_banks, read_learned
+from cascade.verifiers.parts import standing, store_part
 from cascade.verifiers.rules import RulesConfig, rule_reasons
 from cascade.verifiers.score import Score, Scorer, ScorerLoader, TooLittleData, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
@@ -16,6 +16,7 @@ __all__ = [
     "AnswerBank",
     "ChainConfig",
     "Embed",
+    "HeldBank",
     "LearnedConfig",
     "LearnedScorer",
     "LearnedTrainer",
@@ -31,9 +32,12 @@ __all__ = [
     "Trainable",
     "Verifier",
     "fit_verifier",
+    "forget_entries",
+    "held_banks",
     "read_groups",
     "read_learned",
     "rule_reasons",
     "scorer_accounts",
+    "standing",
     "store_part",
 ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -108,6 +108,17 @@ class AnswerBank:
             digests=self.digests + tuple(other.digests[i] for i in new),
             embeddings=np.concatenate([self.embeddings, other.embeddings[new]]),
             answers=self.answers + tuple(other.answers[i] for i in new),
+        )
+
+    def without(self, ids: Collection[str]) -> AnswerBank:
+        """The entries of other queries."""
+        gone = set(ids)
+        kept = [i for i, query_id in enumerate(self.ids) if query_id not in gone]
+        return AnswerBank(
+            ids=tuple(self.ids[i] for i in kept),
+            digests=tuple(self.digests[i] for i in kept),
+            embeddings=self.embeddings[kept],
+            answers=tuple(self.answers[i] for i in kept),
         )
 
     @cached_property

@@ -1,10 +1,13 @@
-"""A learned verifier as one safetensors file, and back."""
+"""A learned verifier as one safetensors file, and back; and what must be forgotten taken out of it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,7 @@ from cascade.errors import InputError
 from cascade.verifiers.bank import AnswerBank, Embed, answer_fields
 from cascade.verifiers.features import Features
 from cascade.verifiers.models import model_from_arrays
-from cascade.verifiers.parts import read_part
+from cascade.verifiers.parts import read_part, replace_part
 
 if TYPE_CHECKING:
     from cascade.verifiers.learned import LearnedScorer
@@ -59,9 +62,90 @@ def read_learned(root: Path, digest: str, embed: Embed | None, peers: PeerScorer
     from safetensors.numpy import load
 
     content = read_part(root, digest, FILE)
+    return _from_parts(_head(content), load(content), embed, peers)
+
+
+def _head(content: bytes) -> dict[str, Any]:
     length = int.from_bytes(content[:8], "little")
-    head = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["head"])
-    return _from_parts(head, load(content), embed, peers)
+    found: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["head"])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBank:
+    """A stored learned verifier (or router) whose answer bank holds entries of certain queries."""
+
+    digest: str
+    ids: frozenset[str]
+    """Those queries."""
+    n_entries: int
+    """Size of the bank, these among it."""
+    neighbours: int
+    """How many entries the verifier compares with."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether enough would be left to compare with."""
+        return self.n_entries - len(self.ids) >= self.neighbours
+
+
+def held_banks(root: Path, ids: Collection[str]) -> list[HeldBank]:
+    """Every verifier below `root` that holds the flagship's answers to any of these queries, in order of digest.
+
+    Raises InputError for a damaged file.
+    """
+    wanted, found = frozenset(ids), []
+    for path in sorted(root.glob(f"*/{FILE}")):
+        head = _head(_content(path))
+        held = wanted & frozenset(head["bank"]["ids"]) if head["bank"] is not None else frozenset()
+        if held:
+            found.append(HeldBank(path.parent.name, held, len(head["bank"]["ids"]), head["neighbours"]))
+    return found
+
+
+def forget_entries(root: Path, held: HeldBank) -> None:
+    """Take the entries out of a stored verifier: its copy without them stands for it from now on.
+
+    Answers, query ids, digests and embeddings go. What was fitted to many queries at once stays: the classifier's
+    weights, the main axes of the embeddings. Where too little is left to compare with, the verifier is withdrawn.
+    """
+    from safetensors.numpy import load, save
+
+    why = f"{len(held.ids)} of the {held.n_entries} answers that it compared with were forgotten"
+    if not held.usable:
+        replace_part(root, held.digest, FILE, None, why)
+        return
+    content = _content(root / held.digest / FILE)
+    head, arrays = _head(content), load(content)
+    bank = _bank(head, arrays).without(held.ids)
+    arrays["space.bank"] = np.ascontiguousarray(bank.embeddings)
+    head["bank"] = {"ids": bank.ids, "digests": bank.digests, "answers": bank.answers}
+    replace_part(root, held.digest, FILE, _Bytes(save(arrays, {"head": json.dumps(head, sort_keys=True)})), why)
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """A part as it is to be stored."""
+
+    content: bytes
+    file: ClassVar[str] = FILE
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    """A part's bytes, whatever stands for it: one that a killed process replaced and did not delete is there still."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != path.parent.name:
+        raise InputError(f"the verifier's part {path} is damaged: delete its folder, and fit the verifier again")
+    return content
+
+
+def _bank(head: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> AnswerBank:
+    ids, digests, answers = (tuple(head["bank"][key]) for key in ("ids", "digests", "answers"))
+    return AnswerBank(ids, digests, arrays["space.bank"], answers)
 
 
 def _from_parts(
@@ -69,10 +153,7 @@ def _from_parts(
 ) -> LearnedScorer:
     from cascade.verifiers.learned import LearnedScorer
 
-    bank = None
-    if head["bank"] is not None:
-        ids, digests, answers = (tuple(head["bank"][key]) for key in ("ids", "digests", "answers"))
-        bank = AnswerBank(ids, digests, arrays["space.bank"], answers)
+    bank = None if head["bank"] is None else _bank(head, arrays)
     space = Features(
         signals=tuple(head["signals"]),
         axes=arrays.get("space.axes"),

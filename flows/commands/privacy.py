@@ -20,7 +20,8 @@ def forget(
 ) -> None:
     """Delete a user's traces, or old ones, with the answers bought for them; lists the adapters trained on them.
 
-    Shows what it finds and deletes nothing unless --yes is given. Adapters cannot forget: those trained on the data are
+    Shows what it finds and deletes nothing unless --yes is given. The answers also go from the learned verifiers that
+    compare with them: these are rebuilt without them, and listed. Adapters cannot forget: those trained on the data are
     listed, to roll back or to train anew.
     """
     from flows.console import print_forget
