@@ -13,7 +13,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, clusters, gate, loop, privacy, registry, traffic, train
+from flows.commands import checks, clusters, gate, loop, privacy, registry, schedule, traffic, train
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -40,6 +40,7 @@ COMMANDS = (
     registry.promote,
     registry.rollback,
     registry.status,
+    schedule.serve_flows,
     checks.doctor,
     privacy.forget,
 )

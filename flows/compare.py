@@ -148,13 +148,18 @@ def compare_arms(run_root: str, seeds: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
-@flow(name="compare", flow_run_name="{run_id}", persist_result=False)
-def compare(config: RunConfig, run_id: str, seeds: list[int]) -> str:
-    """Run the comparison, or the rest of an interrupted one. Returns the run's folder."""
+def compare_steps(config: RunConfig, run_id: str, seeds: list[int]) -> str:
+    """What the flow does, for any flow that has a configuration ready. Returns the run's folder."""
     root = str(start_run(config, run_id).run.root)
     prepare_comparison(root)
     compare_arms(root, seeds)
     return root
+
+
+@flow(name="compare", flow_run_name="{run_id}", persist_result=False)
+def compare(config: RunConfig, run_id: str, seeds: list[int]) -> str:
+    """Run the comparison, or the rest of an interrupted one. Returns the run's folder."""
+    return compare_steps(config, run_id, seeds)
 
 
 def _context(run_root: str) -> RunContext:
