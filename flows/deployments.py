@@ -58,7 +58,13 @@ def build_deployments(config: Path, name: str, schedules: Schedules) -> list[Run
     """The deployments of one configuration, `name` the configuration's. Raises ConfigError for a bad schedule."""
     triggers = [_drift_trigger(name)] if schedules.on_drift else []
     return [
-        _deployment(scheduled.improve, config, name, _schedule("improve", schedules), triggers),
+        _deployment(
+            scheduled.improve,
+            config,
+            name,
+            _schedule("improve", schedules.improve, WEEKLY, schedules.timezone),
+            triggers,
+        ),
         _deployment(scheduled.compare, config, name),
     ]
 
@@ -90,21 +96,20 @@ def times(deployment: RunnerDeployment) -> str:
     return ", ".join(crons) if crons and active else "by hand"
 
 
-def _schedule(flow: str, schedules: Schedules) -> Schedule:
-    """The flow's cron, inactive where it has none.
+def _schedule(flow: str, cron: str | None, usual: str, timezone: str) -> Schedule:
+    """The flow's cron; its usual one, inactive, where it has none.
 
     It has a slug, by which the server knows it again: else each start would replace it, and drop the runs that came due
     while nothing was served.
     """
-    cron, timezone = schedules.improve, schedules.timezone
     try:
-        CronSchedule(cron=cron or WEEKLY, timezone=timezone)
+        CronSchedule(cron=cron or usual, timezone=timezone)
     except ValueError:
         raise ConfigError(
             f"the schedule of {flow} is {cron!r} in time zone {timezone!r}: give five fields of cron, as"
-            f" {WEEKLY!r} (Mondays at 03:00), and a zone as Europe/Paris"
+            f" {usual!r}, and a zone as Europe/Paris"
         ) from None
-    return Cron(cron or WEEKLY, timezone=timezone, active=cron is not None, slug=flow)
+    return Cron(cron or usual, timezone=timezone, active=cron is not None, slug=flow)
 
 
 def _drift_trigger(name: str) -> DeploymentEventTrigger:

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 import yaml
 from labworld import ROOT
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments import run_deployment
-from prefect.events import emit_event
+from prefect.events import DeploymentTriggerTypes, emit_event
+from prefect.flows import load_flow_from_entrypoint
 from prefect_world import at_server, runs_of, until
+from pydantic import TypeAdapter
 
 from cascade.errors import ConfigError
 from flows.config import read_yaml
@@ -101,6 +105,34 @@ def _over(client: Any, deployment: str, n: int) -> list[Any] | None:
     """The runs that were asked for by hand or by an alarm, once `n` of them are over."""
     asked = [run for run in runs_of(client, deployment) if not run.auto_scheduled]
     return asked if len(asked) >= n and all(state in OVER for state in states(asked)) else None
+
+
+def test_the_deployments_of_prefect_yaml_fit_their_flows() -> None:
+    """Read by Prefect's own models: entrypoints resolve, parameters fit the flows, triggers and schedules are valid."""
+    read = PrefectYamlModel.model_validate(read_yaml(ROOT / "prefect.yaml"))
+    served = {
+        made.flow_name: made for made in build_deployments(ROOT / "configs/production.yaml", "production", Schedules())
+    }
+    assert {(entry.name, entry.entrypoint) for entry in read.deployments} == {
+        ("weekly", "flows/scheduled.py:improve"),
+        ("manual", "flows/scheduled.py:compare"),
+    }
+    for entry in read.deployments:
+        path, _, function = str(entry.entrypoint).partition(":")
+        flow = load_flow_from_entrypoint(f"{ROOT / path}:{function}")
+        flow.validate_parameters(entry.parameters)
+        assert (ROOT / entry.parameters["config"]).exists()
+        same = served[flow.name]
+        limit = ConcurrencyLimitConfig.model_validate(entry.concurrency_limit.model_dump())
+        assert (limit.limit, limit.collision_strategy) == (1, ConcurrencyLimitStrategy.CANCEL_NEW)
+        assert (limit.limit, limit.collision_strategy) == (
+            same.concurrency_limit,
+            same.concurrency_options.collision_strategy,
+        )
+        assert entry.tags == same.tags
+        assert [schedule.cron for schedule in entry.schedules or []] == [s.schedule.cron for s in same.schedules or []]
+        triggers = [TypeAdapter(DeploymentTriggerTypes).validate_python(trigger) for trigger in entry.triggers or []]
+        assert [(t.name, t.expect, t.match) for t in triggers] == [(t.name, t.expect, t.match) for t in same.triggers]
 
 
 def test_without_a_schedule_a_deployment_waits_for_a_hand(tmp_path: Path) -> None:
