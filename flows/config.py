@@ -84,7 +84,7 @@ class RunConfig(_Strict):
     """Traffic file that `replay` reads when it is given none."""
     prices: Path = Path("configs/prices.yaml")
     budget_usd: float = Field(gt=0)
-    """Hard limit on what one run may pay the flagship."""
+    """Hard limit on what one run may pay: the flagship, and the judges that are configured."""
     grade: Literal["exact", "json_exact", "json_f1"] = "json_exact"
     reference: Literal["flagship", "reference"] = "flagship"
     """What counts as right: the flagship's answer, or the reference that the traffic carries."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,6 @@ def judge_all(verifier: Verifier, queries: list[Query], answers: Mapping[str, An
 
 
 def cheap_toolbox(ctx: RunContext, adapter: Path | None) -> Toolbox:
-    """What scorers need, with the student and this adapter as the tier to draw samples from."""
+    """What scorers need: the student with this adapter to draw samples from, a judge that is paid from the budget."""
     student = ctx.config.student.model_copy(update={"adapter": adapter})
-    return toolbox(ctx.config, lambda: LocalTier(student))
+    return replace(toolbox(ctx.config, lambda: LocalTier(student)), judge_asker=ctx.ask_judge)
