@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cascade.cost import PriceTable
 from cascade.grade import grade, reference_text
-from cascade.local import NO_GPU, LocalTier, accelerator_name
+from cascade.local import NO_GPU, accelerator_name
 from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
 from evaluation.audit import audit_slice
@@ -43,7 +44,15 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, RunDir, digest_file, digest_json, read_json, write_json, write_jsonl, write_text
-from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
+from flows.stage_parts import (
+    cheap_toolbox,
+    embed,
+    input_digests,
+    judge_all,
+    judging_settings,
+    refit_verifier,
+    student_answers,
+)
 from flows.verifying import Recalled, account_rows, describe, keep
 from promotion.approval import Word, needs_word
 from promotion.card import CardFacts, model_card
@@ -195,16 +204,16 @@ def _run_cost(ctx: RunContext, arm: Arm) -> float | None:
     bought = ctx.run.manifest(ctx.arm_stage(arm, BUILD))
     trained = ctx.run.manifest(ctx.arm_stage(arm, TRAIN))
     costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
-    costs.append(_training_usd(ctx, trained.counts["seconds"]) if trained else None)
+    costs.append(training_usd(ctx.prices, trained.counts["seconds"]) if trained else None)
     known = [float(cost) for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
 
 
-def _training_usd(ctx: RunContext, seconds: float) -> float | None:
-    """On this machine: its GPU, or every core that it has."""
+def training_usd(prices: PriceTable, seconds: float) -> float | None:
+    """What training costs on this machine: its GPU, or every core that it has."""
     if accelerator_name() != NO_GPU:
-        return ctx.prices.compute.usd(seconds, "gpu")
-    return ctx.prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
+        return prices.compute.usd(seconds, "gpu")
+    return prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
 
 
 def decision(ctx: RunContext) -> Manifest:
@@ -299,7 +308,7 @@ def _card_facts(ctx: RunContext) -> CardFacts:
 
 def _candidate_answers(ctx: RunContext, arm: Arm, queries: list[Query]) -> list[Answer]:
     adapter = ctx.run.stage(ctx.arm_stage(arm, TRAIN)) / "adapter"
-    return LocalTier(ctx.config.student.model_copy(update={"adapter": adapter})).answer(queries)
+    return student_answers(ctx, adapter, queries)
 
 
 def _heldout_clusters(ctx: RunContext, queries: list[Query]) -> dict[str, int]:

@@ -42,6 +42,7 @@ COMMANDS = (
     registry.status,
     schedule.serve_flows,
     checks.doctor,
+    checks.plan,
     privacy.forget,
 )
 for command in COMMANDS:

@@ -42,6 +42,21 @@ class ServeConfig(_Strict):
     """Queries answered, judged and stored together."""
 
 
+class RunnerConfig(_Strict):
+    """Where a run's sharded work is done: embedding very many texts, and the student's answers."""
+
+    kind: Literal["threads", "ray"] = "threads"
+    """threads: this process. ray: a Ray cluster, through Prefect's RayTaskRunner (the extra `ray`)."""
+    address: str | None = None
+    """Of a Ray cluster, as ray://head:10001; its machines share `runs` and `state`. None: one of this machine."""
+    workers: int = Field(2, ge=1)
+    """CPUs of a Ray cluster of this machine; an address brings its own."""
+    shard_texts: int = Field(50_000, ge=1)
+    """Texts embedded as one shard."""
+    shard_queries: int = Field(5_000, ge=1)
+    """Queries answered as one shard."""
+
+
 class WindowConfig(_Strict):
     """Which traces a run works on, and how they are split: in time order, shares of the window."""
 
@@ -109,6 +124,7 @@ class RunConfig(_Strict):
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
+    runner: RunnerConfig = RunnerConfig()
     approval_timeout_s: float = Field(7 * 86400.0, gt=0)
     """How long a flow under a Prefect server pauses for a person's word; `approve` and `reject` work after it too."""
     preference_judge: OpenAITierConfig | None = None

@@ -123,7 +123,7 @@ def start_run(config: RunConfig, run_id: str) -> RunContext:
     if (run.root / "run.json").exists():
         return open_run(run.root)
     state = open_state(config)
-    since, until = _window(config, state)
+    since, until = window_of(config, state)
     champion = state.registry.resolve("champion").id
     run.root.mkdir(parents=True, exist_ok=True)
     head: dict[str, Any] = {
@@ -164,7 +164,8 @@ def newest_run(runs: Path, stage: str) -> Path:
     return found[-1].parent.parent
 
 
-def _window(config: RunConfig, state: State) -> tuple[datetime, datetime]:
+def window_of(config: RunConfig, state: State) -> tuple[datetime, datetime]:
+    """Since and until of the traces that a run would work on now. Raises InputError when there are none."""
     span = state.traces.span()
     if span is None:
         raise InputError(

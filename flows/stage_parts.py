@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.errors import StageError
+from cascade.errors import InputError, StageError
 from cascade.grade import reference_text
 from cascade.local import LocalTier
-from cascade.trace import Answer, Query, Verdict
+from cascade.trace import Answer, Query, Trace, Verdict
 from cascade.verifiers import Verifier, fit_verifier
 from cascade.verifiers.config import Toolbox
 from clustering.embed import embed_texts
 from clustering.shards import embed_in_shards
+from flows.config import WindowConfig
 from flows.context import RunContext
 from flows.records import load_traces
 from flows.rundir import digest_json
+from flows.shards import answer_in_shards, open_runner
 from flows.verifying import answer_bank, toolbox
 
 MOST_IN_MEMORY = 200_000  # texts that are embedded at once; their vectors also go to the cache
+
+
+MIN_PART = 50  # traces in each part of the window; below it no interval means anything
+
+
+def split_window(
+    traces: list[Trace], window: WindowConfig, since: datetime, until: datetime
+) -> tuple[list[Trace], list[Trace], list[Trace]]:
+    """The window's traces in time order: pool, calibration, held-out. Raises InputError where a part is too small."""
+    first, second = round(len(traces) * window.pool), round(len(traces) * (window.pool + window.calibration))
+    parts = traces[:first], traces[first:second], traces[second:]
+    smallest = min(len(part) for part in parts)
+    if smallest < MIN_PART:
+        raise InputError(
+            f"{len(traces)} traces from {since:%Y-%m-%d} to {until:%Y-%m-%d} leave a part of {smallest};"
+            f" at least {MIN_PART} are needed in each: serve more traffic or widen window.days"
+        )
+    return parts
 
 
 def input_digests(ctx: RunContext, *stages: str) -> dict[str, str]:
@@ -52,8 +73,11 @@ def judging_settings(ctx: RunContext) -> dict[str, Any]:
 
 def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
     """(n, d) unit vectors; very many texts in shards, whose vectors then stay on disk."""
-    if len(texts) > MOST_IN_MEMORY:
-        return embed_in_shards(texts, ctx.config.embed, ctx.run.root / "shards" / digest_json(texts)[:16])
+    runner = ctx.config.runner
+    if len(texts) > (runner.shard_texts if runner.kind == "ray" else MOST_IN_MEMORY):
+        folder = (ctx.run.root / "shards" / digest_json(texts)[:16]).resolve()  # workers may have another folder
+        with open_runner(runner) as run:
+            return embed_in_shards(texts, ctx.config.embed, folder, run, runner.shard_texts)
     return embed_texts(texts, ctx.config.embed, ctx.config.state / "embeddings.db")
 
 
@@ -89,6 +113,15 @@ def judge_all(verifier: Verifier, queries: list[Query], answers: Mapping[str, An
     tried = [q for q in queries if q.id not in routed]
     judged = verifier.judge(tried, [answers[q.id] for q in tried])
     return routed | {q.id: verdict for q, verdict in zip(tried, judged, strict=True)}
+
+
+def student_answers(ctx: RunContext, adapter: Path | None, queries: Sequence[Query]) -> list[Answer]:
+    """The student's answers, in order: in this process, or in shards where the runner is a cluster."""
+    student, runner = ctx.config.student.model_copy(update={"adapter": adapter}), ctx.config.runner
+    if runner.kind == "threads" or len(queries) <= runner.shard_queries:
+        return LocalTier(student).answer(queries)
+    key = digest_json([student.model_dump(mode="json"), [query.id for query in queries]])[:16]
+    return answer_in_shards(queries, student, (ctx.run.root / "shards" / f"answers-{key}").resolve(), runner)
 
 
 def cheap_toolbox(ctx: RunContext, adapter: Path | None) -> Toolbox:

@@ -24,8 +24,6 @@ import numpy as np
 
 from cascade.cascade import rejudge
 from cascade.client import request_digest
-from cascade.errors import InputError
-from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
 from cascade.verifiers import Verifier
 from clustering.causes import count_causes, find_causes
@@ -53,10 +51,16 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, digest_json, write_json, write_jsonl
-from flows.stage_parts import cheap_toolbox, input_digests, judge_all, judging_settings, refit_verifier
+from flows.stage_parts import (
+    cheap_toolbox,
+    input_digests,
+    judge_all,
+    judging_settings,
+    refit_verifier,
+    split_window,
+    student_answers,
+)
 from flows.verifying import account_rows, describe, keep
-
-MIN_PART = 50  # traces in each part of the window; below it no interval means anything
 
 
 def collect(ctx: RunContext) -> Manifest:
@@ -64,7 +68,7 @@ def collect(ctx: RunContext) -> Manifest:
     traces = ctx.state.traces.between(ctx.since, ctx.until)
 
     def body(folder: Path) -> dict[str, Any]:
-        pool, calibration, heldout = _split(ctx, traces)
+        pool, calibration, heldout = split_window(traces, ctx.config.window, ctx.since, ctx.until)
         for name, part in (("pool", pool), ("calibration", calibration), ("heldout", heldout)):
             write_jsonl(folder / f"{name}.jsonl", (trace_to_dict(trace) for trace in part))
         return {
@@ -77,19 +81,6 @@ def collect(ctx: RunContext) -> Manifest:
 
     config = {"window": ctx.config.window.model_dump()}
     return ctx.run.run_stage(COLLECT, config, {"traces": digest_json([t.query.id for t in traces])}, body)
-
-
-def _split(ctx: RunContext, traces: list[Trace]) -> tuple[list[Trace], list[Trace], list[Trace]]:
-    window = ctx.config.window
-    first, second = round(len(traces) * window.pool), round(len(traces) * (window.pool + window.calibration))
-    parts = traces[:first], traces[first:second], traces[second:]
-    smallest = min(len(part) for part in parts)
-    if smallest < MIN_PART:
-        raise InputError(
-            f"{len(traces)} traces from {ctx.since:%Y-%m-%d} to {ctx.until:%Y-%m-%d} leave a part of {smallest};"
-            f" at least {MIN_PART} are needed in each: serve more traffic or widen window.days"
-        )
-    return parts
 
 
 def baseline(ctx: RunContext) -> Manifest:
@@ -316,6 +307,6 @@ def _champion_answers(ctx: RunContext, traces: list[Trace]) -> tuple[dict[str, A
     asked = [t.query for t in traces if t.query.id not in answers]
     n_reused = len(answers)
     if asked:
-        tier = LocalTier(ctx.config.student.model_copy(update={"adapter": champion.adapter}))
-        answers |= dict(zip((q.id for q in asked), tier.answer(asked), strict=True))
+        made = student_answers(ctx, champion.adapter, asked)
+        answers |= dict(zip((q.id for q in asked), made, strict=True))
     return answers, n_reused
