@@ -13,11 +13,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 import yaml
 from labworld import ROOT, config_values, small_config, small_world
+from prefect import flow
+from prefect.flow_runs import resume_flow_run
+from prefect_world import at_server, until
 
 from cascade.errors import BudgetExceeded, InputError, PromotionConflict
 from evaluation.report import EvaluationReport
@@ -26,6 +31,7 @@ from flows.approval import speak
 from flows.canary import replay_canary
 from flows.config import RunConfig
 from flows.context import RunContext, open_run, open_state, start_run
+from flows.improve import ask_a_person
 from flows.plan import Plan, plan_run
 from flows.records import BASELINE, BUILD, CLUSTER, DECIDE, EVALUATE, TRAIN, load_decision, load_labels, load_report
 from flows.report import write_report
@@ -311,6 +317,27 @@ def test_a_candidate_waits_for_a_person(improved: RunContext, tmp_path: Path) ->
         assert None not in (lineage.data_digest, lineage.config_digest, lineage.report_digest)
     with pytest.raises(InputError, match="waits for no approval"):
         speak(improved, Word.APPROVE, "ana", "not asked")
+
+
+def test_a_flow_waits_for_a_person_in_prefects_interface(
+    improved: RunContext, tmp_path: Path, prefect_server: str
+) -> None:
+    """The flow pauses on a real server; what a person fills in there decides."""
+    ctx = copied(improved, tmp_path, approval="required")
+    assess.decision(ctx)
+    assert assess.promote(ctx, "flow") is None
+    candidate = ctx.state.registry.resolve("candidate")
+    root = str(ctx.run.root)
+    with at_server(prefect_server) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(copy_context().run, flow(name="waits")(ask_a_person), root, 600.0)
+        paused = until(lambda: [r for r in client.read_flow_runs() if r.state_name == "Paused"], "the flow's pause")[0]
+        assert ctx.state.registry.aliases()["champion"] == improved.champion_id
+        said = {"word": "approve", "who": "ana", "why": "looked at twenty answers"}
+        resume_flow_run(paused.id, run_input=said)
+        waiting.result()
+    assert ctx.state.registry.resolve("champion").id == candidate.id
+    entry = ctx.state.registry.history()[-1]
+    assert entry.who == "ana" and "looked at twenty answers" in entry.why
 
 
 def _shown(ctx: RunContext, folder: Path) -> str:
