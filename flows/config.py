@@ -66,6 +66,9 @@ class WindowConfig(_Strict):
     """Oldest part: escalations are collected and training answers bought here."""
     calibration: float = Field(0.18, gt=0, lt=1)
     """Then the part on which verifiers are calibrated."""
+    max_labelled: int | None = Field(None, ge=100)
+    """Most traces of the calibration part, and most of the held-out part; of more a random sample is taken, so that
+    what is paid for their flagship answers does not grow with the traffic. None takes all."""
 
     @property
     def heldout(self) -> float:

@@ -122,7 +122,7 @@ def plan_run(config: RunConfig, state: State) -> Plan:
     """Plan a run on the stored traces; asks no model. Raises InputError where a run would find too few traces."""
     since, until = window_of(config, state)
     traces = list(state.traces.between(since, until))
-    pool, calibration, heldout = split_window(traces, config.window, since, until)
+    pool, calibration, heldout = split_window(traces, config.window, since, until, config.seed)
     shop = _Shop(config, state, PriceTable.from_yaml(config.prices), usage_of(traces))
     past = _past_runs(config)
     escalated = [trace for trace in pool if trace.escalated]

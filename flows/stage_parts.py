@@ -33,9 +33,12 @@ MIN_PART = 50  # traces in each part of the window; below it no interval means a
 
 
 def split_window(
-    traces: list[Trace], window: WindowConfig, since: datetime, until: datetime
+    traces: list[Trace], window: WindowConfig, since: datetime, until: datetime, seed: int
 ) -> tuple[list[Trace], list[Trace], list[Trace]]:
-    """The window's traces in time order: pool, calibration, held-out. Raises InputError where a part is too small."""
+    """The window's traces in time order: pool, calibration, held-out; of the last two no more than `max_labelled`.
+
+    Raises InputError where a part is too small.
+    """
     first, second = round(len(traces) * window.pool), round(len(traces) * (window.pool + window.calibration))
     parts = traces[:first], traces[first:second], traces[second:]
     smallest = min(len(part) for part in parts)
@@ -44,7 +47,16 @@ def split_window(
             f"{len(traces)} traces from {since:%Y-%m-%d} to {until:%Y-%m-%d} leave a part of {smallest};"
             f" at least {MIN_PART} are needed in each: serve more traffic or widen window.days"
         )
-    return parts
+    pool, calibration, heldout = parts
+    return pool, sampled(calibration, window.max_labelled, seed), sampled(heldout, window.max_labelled, seed)
+
+
+def sampled(traces: list[Trace], most: int | None, seed: int) -> list[Trace]:
+    """A uniform sample of `most`, in the order in which they were; all where there are no more."""
+    if most is None or len(traces) <= most:
+        return traces
+    chosen = np.sort(np.random.default_rng(seed).choice(len(traces), most, replace=False))
+    return [traces[i] for i in chosen]
 
 
 def input_digests(ctx: RunContext, *stages: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ def collect(ctx: RunContext) -> Manifest:
     traces = ctx.state.traces.between(ctx.since, ctx.until)
 
     def body(folder: Path) -> dict[str, Any]:
-        pool, calibration, heldout = split_window(traces, ctx.config.window, ctx.since, ctx.until)
+        pool, calibration, heldout = split_window(traces, ctx.config.window, ctx.since, ctx.until, ctx.config.seed)
         for name, part in (("pool", pool), ("calibration", calibration), ("heldout", heldout)):
             write_jsonl(folder / f"{name}.jsonl", (trace_to_dict(trace) for trace in part))
         return {
@@ -79,7 +79,10 @@ def collect(ctx: RunContext) -> Manifest:
             "escalated_as_served": sum(trace.escalated for trace in traces),
         }
 
-    config = {"window": ctx.config.window.model_dump()}
+    window = ctx.config.window
+    config: dict[str, Any] = {"window": window.model_dump(exclude={"max_labelled"})}
+    if window.max_labelled is not None:
+        config |= {"max_labelled": window.max_labelled, "seed": ctx.config.seed}
     return ctx.run.run_stage(COLLECT, config, {"traces": digest_json([t.query.id for t in traces])}, body)
 
 

@@ -9,9 +9,9 @@ from test_store import DAY, START, at
 
 from cascade.errors import BudgetExceeded, InputError
 from cascade.trace import Answer
-from flows.config import RunConfig
+from flows.config import RunConfig, WindowConfig
 from flows.context import open_state, start_run
-from flows.stage_parts import cheap_toolbox
+from flows.stage_parts import cheap_toolbox, split_window
 from promotion.clusters import open_history
 
 
@@ -68,3 +68,22 @@ def test_a_judging_verifier_is_paid_from_the_runs_budget_and_once(tmp_path):
         with pytest.raises(BudgetExceeded):
             judge(poor, [make_query(99)])
         assert poor.buyer.budget is poor.budget and len(server.bodies) == 6
+
+
+def test_no_more_is_labelled_than_was_said_and_the_sample_is_uniform():
+    traces = [at(n, START + n * DAY / 100) for n in range(4000)]
+    window = WindowConfig(pool=0.5, calibration=0.2, max_labelled=300)
+    pool, calibration, heldout = split_window(traces, window, START, START + 40 * DAY, seed=3)
+    assert pool == traces[:2000], "escalations cost nothing: the pool stays whole"
+    assert (len(calibration), len(heldout)) == (300, 300)
+    assert (
+        calibration == sorted(calibration, key=lambda t: t.query.time)
+        and calibration[-1].query.time < heldout[0].query.time
+    )
+    times = [(t.query.time - START) / DAY for t in heldout]
+    assert abs(sum(times) / 300 - 34) < 4 * (12 / 12**0.5) / 300**0.5, (
+        "the mean of 28 to 40 days, within four deviations"
+    )
+    assert split_window(traces, window, START, START + 40 * DAY, seed=3)[2] == heldout
+    everything = split_window(traces, WindowConfig(pool=0.5, calibration=0.2), START, START + 40 * DAY, seed=3)
+    assert [len(part) for part in everything] == [2000, 800, 1200]
