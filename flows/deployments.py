@@ -34,6 +34,7 @@ DRIFT_EVENT = "cascade-distill.drift"
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 WEEKLY = "0 3 * * 1"
 """Mondays at 03:00."""
+SERVER_STOP_S = 30.0
 SERVER_START_S = 300.0
 """A first start makes the database: on a busy machine minutes."""
 
@@ -174,7 +175,11 @@ def local_server(port: int) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(SERVER_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], url: str) -> None:

@@ -19,14 +19,24 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments import run_deployment
 from prefect.events import DeploymentTriggerTypes, emit_event
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_world import at_server, runs_of, until
 from pydantic import TypeAdapter
 
 from cascade.errors import ConfigError
 from flows.config import read_yaml
-from flows.deployments import DRIFT_EVENT, Schedules, build_deployments, drift_resource, times
+from flows.deployments import (
+    DRIFT_EVENT,
+    Schedules,
+    build_deployments,
+    drift_resource,
+    local_server,
+    require_server,
+    times,
+)
 
 pytestmark = pytest.mark.timeout(600)
+NOBODY = "http://127.0.0.1:9/api"
 NEVER_NOW = "0 3 1 1 *"  # the first of January
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
@@ -81,7 +91,7 @@ def test_schedules_survive_and_one_run_goes_at_a_time(prefect_server: str, tmp_p
             assert cancelled.run_count == 0
             assert "no traces in" in ran.state.message
             assert ran.name.startswith("improve-20") and ran.name.endswith(str(ran.id)[-6:])
-            assert _scheduled(client, "improve/alone") == scheduled, "the next run is still scheduled"
+            until(lambda: _scheduled(client, "improve/alone") == scheduled, "the next run, still scheduled")
 
             # A drift alarm of this configuration starts a run; another's does not.
             emit_event(DRIFT_EVENT, resource={"prefect.resource.id": drift_resource("another")})
@@ -149,13 +159,23 @@ def test_a_wrong_schedule_is_named(wrong: Schedules) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "sentence"),
-    [(None, "PREFECT_API_URL is not set: add --with-server"), ("http://127.0.0.1:9/api", "no Prefect server answers")],
+    ("settings", "sentence"),
+    [
+        ({}, "PREFECT_API_URL is not set: add --with-server"),
+        ({PREFECT_API_URL: NOBODY}, "no Prefect server answers at"),
+    ],
 )
-def test_without_a_server_one_sentence_says_how_to_start_one(url: str | None, sentence: str) -> None:
-    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    env |= {} if url is None else {"PREFECT_API_URL": url}
-    command = [sys.executable, "-m", "flows.cli", "serve-flows"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert sentence in done.stderr and done.stderr.count("\n") == 1
+def test_without_a_server_one_sentence_says_how_to_start_one(settings: dict[Any, str], sentence: str) -> None:
+    with (
+        temporary_settings(settings, restore_defaults={PREFECT_API_URL}),
+        pytest.raises(ConfigError, match=f"{sentence}.*prefect server start"),
+    ):
+        require_server()
+
+
+def test_a_server_that_is_there_is_used_and_left_running(prefect_server: str) -> None:
+    port = int(prefect_server.rsplit(":", 1)[1].split("/", maxsplit=1)[0])
+    with local_server(port) as url:
+        assert url == prefect_server
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        assert require_server() == prefect_server
