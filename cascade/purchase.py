@@ -201,7 +201,7 @@ class Buyer:
 
     `run_id` names whose money it is: what the same run spent through the same store before a restart counts
     against the budget. Raises ConfigError when the tier's model has no price. Also a `Flagship`, so a
-    cascade can escalate to it.
+    cascade can escalate to it, or a judge be asked through it; `purpose` is what such requests are noted as.
     """
 
     def __init__(
@@ -211,8 +211,10 @@ class Buyer:
         store: AnswerStore,
         budget: Budget,
         run_id: str = "default",
+        purpose: str = "serving",
     ) -> None:
         self.tier, self.prices, self.store, self.budget, self.run_id = tier, prices, store, budget, run_id
+        self.purpose = purpose
         self._price = prices.price(tier.config.price_name)
         budget.restore(store, run_id)
 
@@ -250,7 +252,7 @@ class Buyer:
 
     def iter_outcomes(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Answer | Failure]]:
         """As `OpenAITier.iter_outcomes`, but bought; raises BudgetExceeded after the last that fitted."""
-        for outcome in self._outcomes(queries, "serving"):
+        for outcome in self._outcomes(queries, self.purpose):
             yield outcome.query, outcome.result
 
     def _outcomes(self, queries: Iterable[Query], purpose: str) -> Iterator[_Outcome]:

@@ -76,7 +76,7 @@ def judge_pairs(
     BudgetExceeded or TierError as `Buyer.buy` does, and InputError when no pair has a verdict.
     """
     asked = [pair for pair in pairs if pair.champion.strip() != pair.candidate.strip()]
-    questions = [q for pair in asked for q in (_question(pair, swapped=False), _question(pair, swapped=True))]
+    questions = [question for pair in asked for question in judge_questions(pair)]
     bought = buyer.buy(questions, "judge", progress=progress) if questions else None
     replies = {} if bought is None else {i: answer.text for i, answer in bought.answers.items()}
     differ = {pair.query.id for pair in asked}
@@ -131,6 +131,11 @@ def read_verdict(reply: str | None) -> Side | None:
         found = tags.pop() if len(tags) == 1 else ""
     sides: dict[str, Side] = {"A": "A", "B": "B", "C": "tie", "TIE": "tie"}
     return sides.get(found.strip().upper())
+
+
+def judge_questions(pair: ServedPair) -> tuple[Query, Query]:
+    """What the judge is asked about a pair, the champion's answer first and the candidate's first."""
+    return _question(pair, swapped=False), _question(pair, swapped=True)
 
 
 def _question(pair: ServedPair, *, swapped: bool) -> Query:

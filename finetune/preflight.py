@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.errors import ConfigError, StageError
 from finetune.adapter import CONFIG, RECORD, WEIGHTS
-from finetune.encode import EncodedExample
+from finetune.encode import EncodedExample, encode_example, stop_token_ids
 from finetune.student import load_base
 from finetune.training_set import TrainingExample, heldout_key, user_text
 
@@ -99,6 +99,29 @@ def check_template(
                 f"Example {example.id!r} is served as {len(served)} tokens ending {tokenizer.decode(served[-8:])!r} "
                 f"and trained as {len(prompt)} ending {tokenizer.decode(prompt[-8:])!r}; use one template for both."
             )
+
+
+def probe_template(base_model: str, revision: str | None, serving: Path | None) -> str:
+    """Check a base model's chat template on one conversation, as a training would; the end-of-turn token.
+
+    Raises StageError as `check_template` and `encode_example` do, ConfigError where tokenizer or template are missing.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_model, revision=revision)
+        if serving is not None:
+            serving.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the tokenizer or template of {base_model!r} cannot be read: {error}") from error
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(f"the tokenizer of {base_model!r} has no chat template: choose an instruct model")
+    probe = TrainingExample("probe", ({"role": "user", "content": "hello"},), "good day", "flagship")
+    stops = stop_token_ids(tokenizer)
+    check_template(
+        tokenizer, [probe], [encode_example(tokenizer, "probe", probe.messages, probe.answer, stops)], serving
+    )
+    return str(tokenizer.decode(sorted(stops)))
 
 
 def check_rank(config: Any, max_rank: int) -> None:

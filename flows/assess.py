@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cascade.cost import PriceTable
 from cascade.grade import grade, reference_text
-from cascade.local import NO_GPU, LocalTier, accelerator_name
+from cascade.local import NO_GPU, accelerator_name
 from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
 from evaluation.audit import audit_slice
@@ -42,7 +43,15 @@ from flows.records import (
     write_answers,
 )
 from flows.rundir import Manifest, RunDir, digest_file, digest_json, read_json, write_json, write_jsonl, write_text
-from flows.stage_parts import cheap_toolbox, embed, input_digests, judge_all, judging_settings, refit_verifier
+from flows.stage_parts import (
+    cheap_toolbox,
+    embed,
+    input_digests,
+    judge_all,
+    judging_settings,
+    refit_verifier,
+    student_answers,
+)
 from flows.verifying import Recalled, account_rows, answer_bank, describe, embedder, keep
 from promotion.approval import Word, needs_word
 from promotion.card import CardFacts, model_card
@@ -197,16 +206,16 @@ def _run_cost(ctx: RunContext) -> float | None:
     costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
     if ctx.arm.answers == "trained":
         trained = ctx.run.manifest(ctx.arm_stage(TRAIN))
-        costs.append(training_usd(ctx, trained.counts["seconds"]) if trained else None)
+        costs.append(training_usd(ctx.prices, trained.counts["seconds"]) if trained else None)
     known = [float(cost) for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
 
 
-def training_usd(ctx: RunContext, seconds: float) -> float | None:
-    """On this machine: its GPU, or every core that it has."""
+def training_usd(prices: PriceTable, seconds: float) -> float | None:
+    """What training costs on this machine: its GPU, or every core that it has."""
     if accelerator_name() != NO_GPU:
-        return ctx.prices.compute.usd(seconds, "gpu")
-    return ctx.prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
+        return prices.compute.usd(seconds, "gpu")
+    return prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
 
 
 def decision(ctx: RunContext) -> Manifest:
@@ -307,8 +316,8 @@ def candidate_answers(
         return {query.id: champion[query.id] for query in queries}
     if ctx.arm.answers == "nearest":
         return _nearest_answers(ctx, queries, known)
-    tier = LocalTier(ctx.config.student.model_copy(update={"adapter": _candidate_adapter(ctx)}))
-    return dict(zip((query.id for query in queries), tier.answer(queries), strict=True))
+    answers = student_answers(ctx, _candidate_adapter(ctx), queries)
+    return dict(zip((query.id for query in queries), answers, strict=True))
 
 
 def _candidate_adapter(ctx: RunContext) -> Path | None:

@@ -13,7 +13,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, clusters, gate, loop, privacy, registry, traffic, train
+from flows.commands import checks, clusters, gate, loop, privacy, registry, schedule, traffic, train
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -40,7 +40,9 @@ COMMANDS = (
     registry.promote,
     registry.rollback,
     registry.status,
+    schedule.serve_flows,
     checks.doctor,
+    checks.plan,
     privacy.forget,
 )
 for command in COMMANDS:

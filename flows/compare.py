@@ -78,13 +78,18 @@ def compare_arms(run_root: str, arms: list[str], seeds: list[int], answers: list
     return rows
 
 
-@flow(name="compare", flow_run_name="{run_id}", persist_result=False)
-def compare(config: RunConfig, run_id: str, arms: list[str], seeds: list[int], answers: list[int]) -> str:
-    """Run the comparison, or the rest of an interrupted one. Returns the run's folder."""
+def compare_steps(config: RunConfig, run_id: str, arms: list[str], seeds: list[int], answers: list[int]) -> str:
+    """What the flow does, for any flow that has a configuration ready. Returns the run's folder."""
     root = str(start_run(config, run_id).run.root)
     prepare_comparison(root)
     compare_arms(root, arms, seeds, answers)
     return root
+
+
+@flow(name="compare", flow_run_name="{run_id}", persist_result=False)
+def compare(config: RunConfig, run_id: str, arms: list[str], seeds: list[int], answers: list[int]) -> str:
+    """Run the comparison, or the rest of an interrupted one. Returns the run's folder."""
+    return compare_steps(config, run_id, arms, seeds, answers)
 
 
 def _context(run_root: str) -> RunContext:

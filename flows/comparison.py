@@ -80,7 +80,7 @@ def result_of(ctx: RunContext) -> ArmResult:
         answers_usd=built.counts["answers_worth_usd"],
         train_tokens=trained.counts["train_tokens"] if trained else 0,
         train_seconds=seconds,
-        train_usd=training_usd(ctx, seconds) if seconds else 0.0,
+        train_usd=training_usd(ctx.prices, seconds) if seconds else 0.0,
         folder=folder,
         report=report,
         outcome=str(decide(report, ctx.config.gate).outcome),

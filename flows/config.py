@@ -42,6 +42,21 @@ class ServeConfig(_Strict):
     """Queries answered, judged and stored together."""
 
 
+class RunnerConfig(_Strict):
+    """Where a run's sharded work is done: embedding very many texts, and the student's answers."""
+
+    kind: Literal["threads", "ray"] = "threads"
+    """threads: this process. ray: a Ray cluster, through Prefect's RayTaskRunner (the extra `ray`)."""
+    address: str | None = None
+    """Of a Ray cluster, as ray://head:10001; its machines share `runs` and `state`. None: one of this machine."""
+    workers: int = Field(2, ge=1)
+    """CPUs of a Ray cluster of this machine; an address brings its own."""
+    shard_texts: int = Field(50_000, ge=1)
+    """Texts embedded as one shard."""
+    shard_queries: int = Field(5_000, ge=1)
+    """Queries answered as one shard."""
+
+
 class WindowConfig(_Strict):
     """Which traces a run works on, and how they are split: in time order, shares of the window."""
 
@@ -51,6 +66,9 @@ class WindowConfig(_Strict):
     """Oldest part: escalations are collected and training answers bought here."""
     calibration: float = Field(0.18, gt=0, lt=1)
     """Then the part on which verifiers are calibrated."""
+    max_labelled: int | None = Field(None, ge=100)
+    """Most traces of the calibration part, and most of the held-out part; of more a random sample is taken, so that
+    what is paid for their flagship answers does not grow with the traffic. None takes all."""
 
     @property
     def heldout(self) -> float:
@@ -84,7 +102,7 @@ class RunConfig(_Strict):
     """Traffic file that `replay` reads when it is given none."""
     prices: Path = Path("configs/prices.yaml")
     budget_usd: float = Field(gt=0)
-    """Hard limit on what one run may pay the flagship."""
+    """Hard limit on what one run may pay: the flagship, and the judges that are configured."""
     grade: Literal["exact", "json_exact", "json_f1"] = "json_exact"
     reference: Literal["flagship", "reference"] = "flagship"
     """What counts as right: the flagship's answer, or the reference that the traffic carries."""
@@ -109,6 +127,7 @@ class RunConfig(_Strict):
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
+    runner: RunnerConfig = RunnerConfig()
     approval_timeout_s: float = Field(7 * 86400.0, gt=0)
     """How long a flow under a Prefect server pauses for a person's word; `approve` and `reject` work after it too."""
     preference_judge: OpenAITierConfig | None = None

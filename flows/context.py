@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cascade.client import OpenAITier
+from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.cost import PriceTable
 from cascade.errors import InputError, StageError
 from cascade.purchase import AnswerStore, Budget, Buyer
@@ -87,19 +87,28 @@ class RunContext:
         return OpenAITier(self.config.flagship)
 
     @cached_property
-    def buyer(self) -> Buyer:
-        """Buys flagship answers under the run's budget; what an earlier start of the run spent counts."""
+    def budget(self) -> Budget:
+        """One for all that the run buys, of whatever model; what an earlier start of the run spent counts."""
         budget = Budget(self.config.budget_usd)
-        return Buyer(self.flagship, self.prices, self.state.answers, budget, run_id=self.run.run_id)
+        budget.restore(self.state.answers, self.run.run_id)
+        return budget
+
+    @cached_property
+    def buyer(self) -> Buyer:
+        """Buys flagship answers under the run's budget."""
+        return self._buyer(self.flagship, "flagship")
 
     def judge_buyer(self) -> Buyer | None:
         """Buys the pairwise judge's verdicts from what is left of the run's budget; None without a judge."""
         judge = self.config.preference_judge
-        if judge is None:
-            return None
-        # A new budget restores all that the run has spent, with the flagship and with the judge.
-        budget = Budget(self.config.budget_usd)
-        return Buyer(OpenAITier(judge), self.prices, self.state.answers, budget, run_id=self.run.run_id)
+        return None if judge is None else self._buyer(OpenAITier(judge), "judge")
+
+    def ask_judge(self, judge: OpenAITierConfig) -> Buyer:
+        """Carries a verifier's questions to its judge, under the run's budget; an answer is paid for once."""
+        return self._buyer(OpenAITier(judge), "judge of the verifier")
+
+    def _buyer(self, tier: OpenAITier, purpose: str) -> Buyer:
+        return Buyer(tier, self.prices, self.state.answers, self.budget, self.run.run_id, purpose)
 
     def champion(self) -> Version:
         """The version that the run tries to beat: the champion of its first start."""
@@ -127,7 +136,7 @@ def start_run(config: RunConfig, run_id: str) -> RunContext:
         _readdress(run.root, config)
         return open_run(run.root)
     state = open_state(config)
-    since, until = _window(config, state)
+    since, until = window_of(config, state)
     champion = state.registry.resolve("champion").id
     run.root.mkdir(parents=True, exist_ok=True)
     head: dict[str, Any] = {
@@ -175,7 +184,8 @@ def newest_run(runs: Path, stage: str) -> Path:
     return found[-1].parent.parent
 
 
-def _window(config: RunConfig, state: State) -> tuple[datetime, datetime]:
+def window_of(config: RunConfig, state: State) -> tuple[datetime, datetime]:
+    """Since and until of the traces that a run would work on now. Raises InputError when there are none."""
     span = state.traces.span()
     if span is None:
         raise InputError(

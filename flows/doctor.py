@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from cascade.client import list_models, probe_logprobs
+from packaging.requirements import Requirement
+
+from cascade.client import OpenAITierConfig, list_models, probe_logprobs
 from cascade.cost import PriceTable
 from cascade.errors import CascadeDistillError, ConfigError
 from cascade.fleet import Replica
@@ -17,9 +19,14 @@ from cascade.local import LocalTier, accelerator_name
 from cascade.trace import Query
 from cascade.verifiers.pricing import require_price
 from clustering.embed import embed_texts
+from finetune.preflight import probe_template
+from flows.assess import training_usd
 from flows.config import RunConfig
 from flows.context import open_state
 from flows.rundir import RECORDED_PACKAGES
+from flows.shards import open_runner
+
+PROJECT = "cascade-distill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,21 @@ def check_all(config: RunConfig) -> list[CheckResult]:
     """Run every check; none stops another."""
     checks: list[tuple[str, Callable[[RunConfig], str]]] = [
         ("packages", _packages),
+        ("dependencies", _dependencies),
         ("accelerator", _accelerator),
         ("student", _student),
+        ("chat template", _template),
         ("embedder", _embedder),
         ("flagship", _flagship),
+        *([("cheap endpoint", _cheap)] if config.cheap is not None else []),
+        *([("judge of the verifier", _verifier_judge)] if config.verifier.judge is not None else []),
+        *([("pairwise judge", _preference_judge)] if config.preference_judge is not None else []),
         ("prices", _prices),
         *([("confidence", _confidence)] if config.cheap is not None and config.verifier.kind == "confidence" else []),
         ("state folder", _state),
         ("champion", _champion),
         *([("fleet", _fleet)] if config.rollout is not None else []),
+        *([("runner", _runner)] if config.runner.kind == "ray" else []),
     ]
     return [_checked(name, check, config) for name, check in checks]
 
@@ -58,6 +71,27 @@ def _checked(name: str, check: Callable[[RunConfig], str], config: RunConfig) ->
 def _packages(_: RunConfig) -> str:
     python = ".".join(map(str, sys.version_info[:3]))
     return f"python {python}, " + ", ".join(f"{name} {version(name)}" for name in RECORDED_PACKAGES)
+
+
+def _dependencies(_: RunConfig) -> str:
+    """Every package that the project asks for, extras apart, in a version that it takes."""
+    wanted = [Requirement(line) for line in requires(PROJECT) or []]
+    plain = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": ""})]
+    wrong = [f"{need} ({found or 'missing'})" for need in plain if not _fits(need, found := _version(need.name))]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: install with `pip install -c constraints.txt -e .`")
+    return f"{len(plain)} packages, each in a version that the project takes"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _fits(need: Requirement, found: str | None) -> bool:
+    return found is not None and need.specifier.contains(found, prereleases=True)
 
 
 def _accelerator(_: RunConfig) -> str:
@@ -78,25 +112,61 @@ def _embedder(config: RunConfig) -> str:
     return f"{config.embed.model}, {vectors.shape[1]} dimensions"
 
 
+def _template(config: RunConfig) -> str:
+    stop = probe_template(config.student.base_model, config.student.revision, config.train.serving_template)
+    return f"trained and served alike, turns end with {stop}"
+
+
 def _flagship(config: RunConfig) -> str:
-    names = list_models(config.flagship)
-    if config.flagship.model not in names:
-        known = ", ".join(names[:5])
-        raise ConfigError(f"{config.flagship.base_url} does not list {config.flagship.model!r} (it lists: {known})")
-    return f"{config.flagship.model} at {config.flagship.base_url}"
+    return _listed(config.flagship)
+
+
+def _cheap(config: RunConfig) -> str:
+    assert config.cheap is not None
+    return _listed(config.cheap)
+
+
+def _verifier_judge(config: RunConfig) -> str:
+    assert config.verifier.judge is not None
+    return _listed(config.verifier.judge)
+
+
+def _preference_judge(config: RunConfig) -> str:
+    assert config.preference_judge is not None
+    return _listed(config.preference_judge)
+
+
+def _listed(tier: OpenAITierConfig) -> str:
+    """The endpoint answers with this key, and lists the model."""
+    names = list_models(tier)
+    if tier.model not in names:
+        raise ConfigError(f"{tier.base_url} does not list {tier.model!r} (it lists: {', '.join(names[:5])})")
+    return f"{tier.model} at {tier.base_url}"
 
 
 def _prices(config: RunConfig) -> str:
     table = PriceTable.from_yaml(config.prices)
-    cheap = config.cheap.model if config.cheap else config.student.name
-    small, large = table.price(cheap), table.price(config.flagship.model)
+    cheap, flagship = config.cheap.price_name if config.cheap else config.student.name, config.flagship.price_name
+    small, large = table.price(cheap), table.price(flagship)
     for judge in (config.verifier.judge, config.preference_judge):
         if judge is not None:
             require_price(table, judge.price_name, "judge", config.prices)
+    compute = "" if training_usd(table, 1.0) is not None else "; own compute has no price, so a run's cost is unknown"
     return (
-        f"{cheap} {small.input_per_million:g}/{small.output_per_million:g}, {config.flagship.model}"
-        f" {large.input_per_million:g}/{large.output_per_million:g} USD per million tokens"
+        f"{cheap} {small.input_per_million:g}/{small.output_per_million:g}, {flagship}"
+        f" {large.input_per_million:g}/{large.output_per_million:g} USD per million tokens{compute}"
     )
+
+
+def _runner(config: RunConfig) -> str:
+    """Ray starts, or is reached, and runs something."""
+    with open_runner(config.runner) as run:
+        (there,) = run(_home, [None])
+    return f"Ray runs tasks ({there})"
+
+
+def _home(_: None) -> Path:
+    return Path.cwd()
 
 
 def _confidence(config: RunConfig) -> str:

@@ -120,9 +120,8 @@ def publish_report(run_root: str) -> str:
     return str(path)
 
 
-@flow(name="improve", flow_run_name="{run_id}", persist_result=False)
-def improve(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
-    """One improvement run, or the rest of one that was interrupted. Returns the path of its HTML report."""
+def improve_steps(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
+    """What the flow does, for any flow that has a configuration ready. Returns the path of the HTML report."""
     root = str(start_run(config, run_id).run.root)
     for step in (
         collect_escalations,
@@ -137,3 +136,9 @@ def improve(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
     if not dry_run:
         ask_a_person(root, config.approval_timeout_s)
     return publish_report(root)
+
+
+@flow(name="improve", flow_run_name="{run_id}", persist_result=False)
+def improve(config: RunConfig, run_id: str, dry_run: bool = False) -> str:
+    """One improvement run, or the rest of one that was interrupted. Returns the path of its HTML report."""
+    return improve_steps(config, run_id, dry_run)

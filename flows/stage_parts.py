@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from clustering.shards import embed_in_shards
 from flows.context import RunContext
 from flows.records import load_traces
 from flows.rundir import digest_json
+from flows.shards import answer_in_shards, open_runner
 from flows.verifying import answer_bank, toolbox
 
 MOST_IN_MEMORY = 200_000  # texts that are embedded at once; their vectors also go to the cache
@@ -51,8 +53,11 @@ def judging_settings(ctx: RunContext) -> dict[str, Any]:
 
 def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
     """(n, d) unit vectors; very many texts in shards, whose vectors then stay on disk."""
-    if len(texts) > MOST_IN_MEMORY:
-        return embed_in_shards(texts, ctx.config.embed, ctx.run.root / "shards" / digest_json(texts)[:16])
+    runner = ctx.config.runner
+    if len(texts) > (runner.shard_texts if runner.kind == "ray" else MOST_IN_MEMORY):
+        folder = (ctx.run.root / "shards" / digest_json(texts)[:16]).resolve()  # workers may have another folder
+        with open_runner(runner) as run:
+            return embed_in_shards(texts, ctx.config.embed, folder, run, runner.shard_texts)
     return embed_texts(texts, ctx.config.embed, ctx.config.state / "embeddings.db")
 
 
@@ -90,7 +95,16 @@ def judge_all(verifier: Verifier, queries: list[Query], answers: Mapping[str, An
     return routed | {q.id: verdict for q, verdict in zip(tried, judged, strict=True)}
 
 
+def student_answers(ctx: RunContext, adapter: Path | None, queries: Sequence[Query]) -> list[Answer]:
+    """The student's answers, in order: in this process, or in shards where the runner is a cluster."""
+    student, runner = ctx.config.student.model_copy(update={"adapter": adapter}), ctx.config.runner
+    if runner.kind == "threads" or len(queries) <= runner.shard_queries:
+        return LocalTier(student).answer(queries)
+    key = digest_json([student.model_dump(mode="json"), [query.id for query in queries]])[:16]
+    return answer_in_shards(queries, student, (ctx.run.root / "shards" / f"answers-{key}").resolve(), runner)
+
+
 def cheap_toolbox(ctx: RunContext, adapter: Path | None) -> Toolbox:
-    """What scorers need, with the student and this adapter as the tier to draw samples from."""
+    """What scorers need: the student with this adapter to draw samples from, a judge that is paid from the budget."""
     student = ctx.config.student.model_copy(update={"adapter": adapter})
-    return toolbox(ctx.config, lambda: LocalTier(student))
+    return replace(toolbox(ctx.config, lambda: LocalTier(student)), judge_asker=ctx.ask_judge)

@@ -24,7 +24,6 @@ import numpy as np
 
 from cascade.cascade import rejudge
 from cascade.client import request_digest
-from cascade.local import LocalTier
 from cascade.trace import Answer, Trace, trace_to_dict
 from cascade.verifiers import Verifier
 from cascade.verifiers.accounts import add_known
@@ -50,9 +49,16 @@ from flows.records import (
 )
 from flows.rundir import Manifest, digest_json, write_json, write_jsonl
 from flows.selection import choose_queries
-from flows.stage_parts import cheap_toolbox, input_digests, judge_all, judging_settings, refit_verifier
+from flows.stage_parts import (
+    cheap_toolbox,
+    input_digests,
+    judge_all,
+    judging_settings,
+    refit_verifier,
+    student_answers,
+)
 from flows.verifying import account_rows, describe, keep
-from flows.window import copy_traces, part_sizes
+from flows.window import copy_traces, split_window
 
 
 def collect(ctx: RunContext) -> Manifest:
@@ -60,11 +66,18 @@ def collect(ctx: RunContext) -> Manifest:
     ids = ctx.state.traces.ids_between(ctx.since, ctx.until)
 
     def body(folder: Path) -> dict[str, Any]:
-        sizes = part_sizes(ctx, len(ids))
-        n_escalated = copy_traces(ctx, folder, ids, sizes)
-        return {"traces": len(ids), **sizes, "escalated_as_served": n_escalated}
+        parts = split_window(ids, ctx.config.window, ctx.since, ctx.until, ctx.config.seed)
+        n_escalated = copy_traces(ctx, folder, parts)
+        return {
+            "traces": len(ids),
+            **{part: len(own) for part, own in parts.items()},
+            "escalated_as_served": n_escalated,
+        }
 
-    config = {"window": ctx.config.window.model_dump()}
+    window = ctx.config.window
+    config: dict[str, Any] = {"window": window.model_dump(exclude={"max_labelled"})}
+    if window.max_labelled is not None:
+        config |= {"max_labelled": window.max_labelled, "seed": ctx.config.seed}
     return ctx.run.run_stage(COLLECT, config, {"traces": digest_json(ids)}, body)
 
 
@@ -273,6 +286,6 @@ def _champion_answers(ctx: RunContext, traces: list[Trace]) -> tuple[dict[str, A
     asked = [t.query for t in traces if t.query.id not in answers]
     n_reused = len(answers)
     if asked:
-        tier = LocalTier(ctx.config.student.model_copy(update={"adapter": champion.adapter}))
-        answers |= dict(zip((q.id for q in asked), tier.answer(asked), strict=True))
+        made = student_answers(ctx, champion.adapter, asked)
+        answers |= dict(zip((q.id for q in asked), made, strict=True))
     return answers, n_reused

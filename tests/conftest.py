@@ -36,3 +36,21 @@ def postgres():
             server.dispose()
     except PostgresMissingError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """URL of a real Prefect server with a database of its own; a test names it with prefect_world.at_server."""
+    import socket
+
+    from flows.deployments import local_server
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-server")))
+        server = local_server(port)
+        url = server.__enter__()
+    yield url
+    server.__exit__(None, None, None)

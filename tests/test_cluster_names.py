@@ -22,10 +22,10 @@ from flows.rundir import RunDir
 TIME = datetime(2026, 3, 2, tzinfo=UTC)
 
 
-def context(folder, url, budget_usd=1.0):
+def context(folder, url, budget_usd=1.0, **changes):
     values = read_yaml(ROOT / "configs/demo.yaml")
     values.pop("lab")
-    values |= {"state": str(folder / "state"), "runs": str(folder / "runs"), "budget_usd": budget_usd}
+    values |= {"state": str(folder / "state"), "runs": str(folder / "runs"), "budget_usd": budget_usd, **changes}
     values |= {"prices": str(ROOT / "configs/prices.yaml"), "embed": {"model": "none"}}
     values["student"] |= {"base_model": "none"}
     values["flagship"] |= {"base_url": url, "max_retries": 0}

@@ -1,13 +1,18 @@
-"""A run's window is found in any store without reading the traces."""
+"""A run's window is found in any store without reading the traces; its budget binds whatever it asks."""
 
 import pytest
 from databases import STORES, place
+from loopback import completion, make_query, serve
+from test_cluster_names import context
 from test_forget import settings
 from test_store import DAY, START, at
 
-from cascade.errors import InputError
-from flows.config import RunConfig
+from cascade.errors import BudgetExceeded, InputError
+from cascade.trace import Answer
+from flows.config import RunConfig, WindowConfig
 from flows.context import open_state, start_run
+from flows.stage_parts import cheap_toolbox
+from flows.window import split_window
 from promotion.clusters import open_history
 
 
@@ -51,3 +56,46 @@ def test_the_history_of_clusters_is_in_the_registrys_database(config):
     url = config.registry or f"sqlite:///{config.state / 'registry.db'}"
     with open_history(url) as history:
         assert history.runs() == ["r"]
+
+
+def test_a_judging_verifier_is_paid_from_the_runs_budget_and_once(tmp_path):
+    """Two stages of one run, as two processes of it: the second finds the verdicts, and what the first has spent."""
+    asked = [make_query(n) for n in range(6)]
+    answers = [Answer("42", "lab-student", 5, 5, 0.1, "stop")] * 6
+    judged = completion('{"reason": "", "p_right": 0.5}')
+
+    def judge(ctx, queries):
+        (_, scorer) = cheap_toolbox(ctx, None).scorers("mean_logprob", None)
+        return scorer.score(queries, answers[: len(queries)])
+
+    with serve(lambda *_: (200, judged)) as server:
+        verifier = {"judge": {"model": "lab-judge", "base_url": server.url, "max_retries": 0, "max_tokens": 16}}
+        first = judge(context(tmp_path, server.url, verifier=verifier), asked)
+        again = judge(context(tmp_path, server.url, verifier=verifier), asked)
+        assert len(server.bodies) == 6 and [s.value for s in again] == [s.value for s in first] == [0.5] * 6
+        ctx = context(tmp_path, server.url, verifier=verifier)
+        spent = ctx.budget.spent_usd
+        assert spent == pytest.approx(sum(s.cost_usd for s in first))
+        poor = context(tmp_path, server.url, budget_usd=spent + 1e-6, verifier=verifier)
+        with pytest.raises(BudgetExceeded):
+            judge(poor, [make_query(99)])
+        assert poor.buyer.budget is poor.budget and len(server.bodies) == 6
+
+
+def test_no_more_is_labelled_than_was_said_and_the_sample_is_uniform():
+    traces = [at(n, START + n * DAY / 100) for n in range(4000)]
+    window = WindowConfig(pool=0.5, calibration=0.2, max_labelled=300)
+    pool, calibration, heldout = split_window(traces, window, START, START + 40 * DAY, seed=3).values()
+    assert pool == traces[:2000], "escalations cost nothing: the pool stays whole"
+    assert (len(calibration), len(heldout)) == (300, 300)
+    assert (
+        calibration == sorted(calibration, key=lambda t: t.query.time)
+        and calibration[-1].query.time < heldout[0].query.time
+    )
+    times = [(t.query.time - START) / DAY for t in heldout]
+    assert abs(sum(times) / 300 - 34) < 4 * (12 / 12**0.5) / 300**0.5, (
+        "the mean of 28 to 40 days, within four deviations"
+    )
+    assert split_window(traces, window, START, START + 40 * DAY, seed=3)["heldout"] == heldout
+    everything = split_window(traces, WindowConfig(pool=0.5, calibration=0.2), START, START + 40 * DAY, seed=3)
+    assert [len(part) for part in everything.values()] == [2000, 800, 1200]

@@ -13,11 +13,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 import yaml
 from labworld import ROOT, config_values, small_config, small_world
+from prefect import flow
+from prefect.flow_runs import resume_flow_run
+from prefect_world import at_server, until
 
 from cascade.errors import BudgetExceeded, InputError, PromotionConflict
 from evaluation.report import EvaluationReport
@@ -26,7 +31,9 @@ from flows.approval import speak
 from flows.canary import replay_canary
 from flows.config import RunConfig
 from flows.context import RunContext, open_run, open_state, start_run
-from flows.records import BUILD, CLUSTER, DECIDE, EVALUATE, TRAIN, load_decision, load_labels, load_report
+from flows.improve import ask_a_person
+from flows.plan import Plan, plan_run
+from flows.records import BASELINE, BUILD, CLUSTER, DECIDE, EVALUATE, TRAIN, load_decision, load_labels, load_report
 from flows.report import write_report
 from flows.rundir import read_json, read_jsonl, write_jsonl
 from flows.serve import Replay, replay_traffic
@@ -56,7 +63,13 @@ def served(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunC
 
 
 @pytest.fixture(scope="module")
-def improved(served: tuple[RunConfig, Replay]) -> RunContext:
+def planned(served: tuple[RunConfig, Replay]) -> Plan:
+    """What a run was said to cost before there was one."""
+    return plan_run(served[0], open_state(served[0]))
+
+
+@pytest.fixture(scope="module")
+def improved(served: tuple[RunConfig, Replay], planned: Plan) -> RunContext:
     """A finished run, up to the decision."""
     ctx = start_run(served[0], "improved")
     for stage in (stages.collect, stages.baseline, stages.cluster, stages.build, stages.train):
@@ -80,6 +93,27 @@ def test_serving_again_skips_everything(served: tuple[RunConfig, Replay]) -> Non
     assert config.traffic is not None
     again = replay_traffic(config, config.traffic, progress=False)
     assert (again.served.n, again.served.n_skipped, again.n_cold_start) == (0, first.served.n, 0)
+
+
+def test_a_plan_says_what_the_run_then_pays(improved: RunContext, planned: Plan) -> None:
+    baseline, build = improved.run.manifest(BASELINE), improved.run.manifest(BUILD)
+    assert baseline is not None and build is not None
+    answers, targeted, *others = planned.purchases
+    assert (answers.fewest, answers.most) == (baseline.counts["flagship_bought"],) * 2
+    assert answers.held == baseline.counts["flagship_reused"]
+    assert answers.high_usd == pytest.approx(baseline.counts["flagship_cost_usd"], rel=0.05)
+    assert targeted.fewest <= build.counts["flagship_bought"] <= targeted.most
+    assert targeted.high_usd is not None and targeted.high_usd >= build.counts["flagship_cost_usd"]
+    spent = improved.state.answers.spent_usd(improved.run.run_id)
+    assert planned.low_usd is not None and planned.low_usd <= spent <= (planned.high_usd or 0) <= planned.at_most_usd
+    assert {row.at_most_usd for row in others} == {0.0}
+    assert planned.seconds is None and planned.training_usd is None, "no run has shown how long it takes"
+    # Bought answers make the next one cheaper, and the run has shown how long its stages take.
+    again = plan_run(improved.config, improved.state)
+    assert again.purchases[0].most == 0 and again.purchases[1].most < targeted.most + 1
+    assert again.times[4].seconds == improved.run.manifest(TRAIN).seconds  # type: ignore[union-attr]
+    untargeted = again.arms[0]
+    assert untargeted.what == "training answers, untargeted" and untargeted.most == untargeted.fewest > 0
 
 
 def test_clusters_match_the_planted_skills(improved: RunContext, world: World) -> None:
@@ -283,6 +317,27 @@ def test_a_candidate_waits_for_a_person(improved: RunContext, tmp_path: Path) ->
         assert None not in (lineage.data_digest, lineage.config_digest, lineage.report_digest)
     with pytest.raises(InputError, match="waits for no approval"):
         speak(improved, Word.APPROVE, "ana", "not asked")
+
+
+def test_a_flow_waits_for_a_person_in_prefects_interface(
+    improved: RunContext, tmp_path: Path, prefect_server: str
+) -> None:
+    """The flow pauses on a real server; what a person fills in there decides."""
+    ctx = copied(improved, tmp_path, approval="required")
+    assess.decision(ctx)
+    assert assess.promote(ctx, "flow") is None
+    candidate = ctx.state.registry.resolve("candidate")
+    root = str(ctx.run.root)
+    with at_server(prefect_server) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(copy_context().run, flow(name="waits")(ask_a_person), root, 600.0)
+        paused = until(lambda: [r for r in client.read_flow_runs() if r.state_name == "Paused"], "the flow's pause")[0]
+        assert ctx.state.registry.aliases()["champion"] == improved.champion_id
+        said = {"word": "approve", "who": "ana", "why": "looked at twenty answers"}
+        resume_flow_run(paused.id, run_input=said)
+        waiting.result()
+    assert ctx.state.registry.resolve("champion").id == candidate.id
+    entry = ctx.state.registry.history()[-1]
+    assert entry.who == "ana" and "looked at twenty answers" in entry.why
 
 
 def _shown(ctx: RunContext, folder: Path) -> str:

@@ -17,7 +17,7 @@ from flows.context import RunContext, open_state
 from flows.records import load_traces
 from flows.rundir import RunDir, read_jsonl
 from flows.stages import collect
-from flows.window import MIN_PART, copy_traces, part_sizes
+from flows.window import MIN_PART, copy_traces, split_window
 
 
 def served(number):
@@ -47,10 +47,11 @@ def test_the_parts_are_the_windows_traces_in_order_of_time(ctx):
 
 
 def test_a_window_without_enough_traces_says_what_to_do(ctx):
-    sizes = part_sizes(ctx, 1000)
-    assert sum(sizes.values()) == 1000 and list(sizes) == ["pool", "calibration", "heldout"]
+    parts = split_window(range(1000), ctx.config.window, ctx.since, ctx.until, 0)
+    assert [i for part in parts.values() for i in part] == list(range(1000))
+    assert list(parts) == ["pool", "calibration", "heldout"]
     with pytest.raises(InputError, match=f"at least {MIN_PART} are needed in each: serve more traffic"):
-        part_sizes(ctx, 100)
+        split_window(range(100), ctx.config.window, ctx.since, ctx.until, 0)
 
 
 def test_what_comes_in_while_traces_are_copied_waits_and_what_goes_is_an_error(ctx, tmp_path):
@@ -58,14 +59,16 @@ def test_what_comes_in_while_traces_are_copied_waits_and_what_goes_is_an_error(c
     listed = store.ids_between(ctx.since, ctx.until)
     assert listed == ids(TRACES)
     store.add([at(900, START + timedelta(minutes=1)), at(901, START + 40 * HOUR)])
-    sizes = {"pool": 100, "rest": 60}
-    assert copy_traces(ctx, tmp_path, listed, sizes) == 54
-    copied = [row["query"]["id"] for part in sizes for row in read_jsonl(tmp_path / f"{part}.jsonl")]
+    parts = {"pool": listed[:100], "rest": listed[100:]}
+    assert copy_traces(ctx, tmp_path, parts) == 54
+    copied = [row["query"]["id"] for part in parts for row in read_jsonl(tmp_path / f"{part}.jsonl")]
     assert copied == listed
+    assert copy_traces(ctx, tmp_path, {"pool": listed[:100:7], "rest": listed[100::9]}) > 0  # samples
+    assert [row["query"]["id"] for row in read_jsonl(tmp_path / "rest.jsonl")] == listed[100::9]
     (tmp_path / "rest.jsonl").unlink()
     store.remove(["q0100"])
-    with pytest.raises(StoreError, match="1 of the window's 160 traces were deleted while they were copied"):
-        copy_traces(ctx, tmp_path, listed, sizes)
+    with pytest.raises(StoreError, match="1 of the window's traces were deleted while they were copied"):
+        copy_traces(ctx, tmp_path, parts)
     assert not (tmp_path / "rest.jsonl").exists() and not list(tmp_path.glob(".rest*"))
 
 

@@ -13,7 +13,7 @@ from cascade.confidence import SIGNALS
 from cascade.cost import PriceTable
 from cascade.errors import InputError
 from cascade.router import RouterConfig, RouterTrainer
-from cascade.tiers import SamplingTier
+from cascade.tiers import Flagship, SamplingTier
 from cascade.trace import Answer, Query
 from cascade.verifiers.accounts import add_known
 from cascade.verifiers.bank import AnswerBank, Embed
@@ -56,6 +56,8 @@ class Toolbox:
     """The cheap tier, to draw samples from."""
     router: RouterConfig | None = None
     progress: bool = True
+    judge_asker: Callable[[JudgeConfig], Flagship] | None = None
+    """Who carries questions to the judge; None: they go straight to its endpoint, as in service."""
 
     @property
     def needs_bank(self) -> bool:
@@ -73,10 +75,14 @@ class Toolbox:
         if config.consistency is not None:
             later.append(SelfConsistency(self.sampler(), config.consistency, self.prices, progress=self.progress))
         if config.judge is not None:
-            later.append(JudgeModel(config.judge, self.prices, progress=self.progress))
+            later.append(self._judge(config.judge))
         if config.kind == "learned":
             return [LearnedTrainer(config.learned, self.embed, bank), *later]
         return [TokenConfidenceScorer(signal if signal in SIGNALS else "mean_logprob"), *later] if later else []
+
+    def _judge(self, config: JudgeConfig) -> JudgeModel:
+        asker = self.judge_asker(config) if self.judge_asker is not None else None
+        return JudgeModel(config, self.prices, asker=asker, progress=self.progress)
 
     def router_trainer(
         self, bank: AnswerBank | None, cheap: Iterable[Answer], flagship: Iterable[Answer]
@@ -114,5 +120,5 @@ class Toolbox:
             settings = ConsistencyConfig.model_validate(row["config"])
             return SelfConsistency(self.sampler(), settings, self.prices, progress=self.progress)
         if kind == JudgeModel.name:
-            return JudgeModel(JudgeConfig.model_validate(row["config"]), self.prices, progress=self.progress)
+            return self._judge(JudgeConfig.model_validate(row["config"]))
         raise InputError(f"the verifier holds a scorer of unknown kind {kind!r}: fit the verifier again")

@@ -19,7 +19,7 @@ from cascade.client import OpenAITier, OpenAITierConfig
 from cascade.cost import PriceTable
 from cascade.grade import parse_json
 from cascade.purchase import worst_case_tokens_in
-from cascade.tiers import Failure
+from cascade.tiers import Failure, Flagship
 from cascade.trace import Answer, Query
 from cascade.verifiers.pricing import outcome_usd, require_price
 from cascade.verifiers.score import Score
@@ -54,18 +54,26 @@ class JudgeConfig(OpenAITierConfig):
 class JudgeModel:
     """A Scorer: the judge's probability (0..1) that an answer is right; of one_to_five, (score - 1) / 4.
 
-    Raises ConfigError where the model has no price, before anything is spent (`prices_file` is named in it), or where
-    its key is missing. Close it, or use it as a context manager.
+    Its questions go to its endpoint, or through `asker`, who may keep to a budget and know answers from before. Raises
+    ConfigError where the model has no price, before anything is spent (`prices_file` is named in it), or where its key
+    is missing. Close it, or use it as a context manager.
     """
 
     name = "judge"
 
     def __init__(
-        self, config: JudgeConfig, prices: PriceTable, *, prices_file: Path | None = None, progress: bool = True
+        self,
+        config: JudgeConfig,
+        prices: PriceTable,
+        *,
+        asker: Flagship | None = None,
+        prices_file: Path | None = None,
+        progress: bool = True,
     ) -> None:
         require_price(prices, config.price_name, "judge", prices_file)
         self.config, self.prices, self.progress = config, prices, progress
         self._tier = OpenAITier(config)
+        self._asker = asker or self._tier
 
     def __enter__(self) -> JudgeModel:
         return self
@@ -82,13 +90,13 @@ class JudgeModel:
         return {"kind": self.name, "config": self.config.model_dump(mode="json")}
 
     def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
-        """Scores in order. A failed request stops no other: its answer has no value."""
+        """Scores in order. A failed request stops no other: its answer has no value. Raises what the asker raises."""
         asked = [judge_query(*pair, self.config) for pair in zip(queries, answers, strict=True)]
         places = {id(query): place for place, query in enumerate(asked)}
         scores = [Score(None, "not judged", None, None)] * len(asked)
         label = f"judge {self.config.model}"
         with tqdm(total=len(asked), desc=label, unit="answer", disable=not self.progress) as bar:
-            for query, outcome in self._tier.iter_outcomes(asked):
+            for query, outcome in self._asker.iter_outcomes(asked):
                 scores[places[id(query)]] = self._score(outcome)
                 bar.update()
         return scores
