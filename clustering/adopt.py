@@ -12,6 +12,7 @@ from clustering.reduce import nearest_neighbors
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 NEIGHBOURS = 5
+_SLACK = 1.25  # beyond what is usual in a sample; without it 2 % of a cluster's own kind would stay outside
 _QUANTILE = 0.98  # a cluster's own range: how far away the neighbours of 98 % of its members are
 _BLOCK = 4096  # rows whose similarities to the exemplars are held at once
 
@@ -73,15 +74,15 @@ def nearest_exemplars(embeddings: Floats, exemplars: Floats, owners: Labels) -> 
 
 
 def _usual_distance(exemplars: Floats, owners: Labels) -> NDArray[np.float64]:
-    """(k,) cosine distance within which a new point belongs to each cluster: the 98 % quantile over its members of
-    the distance to the nearest other member."""
+    """(k,) cosine distance within which a new point belongs to each cluster: 1.25 times the 98 % quantile over its
+    members of the distance to the nearest other member."""
     indices, distances = nearest_neighbors(exemplars, 2)
     same = owners[indices[:, 1]] == owners
     cosine = distances[:, 1] ** 2 / 2
     reach = np.full(int(owners.max(initial=-1)) + 1, _reach(cosine))
     for cluster in np.unique(owners[same]):
         reach[cluster] = _reach(cosine[same & (owners == cluster)])
-    return np.asarray(np.maximum(reach, 1e-6), np.float64)
+    return np.asarray(np.maximum(_SLACK * reach, 1e-6), np.float64)
 
 
 def _reach(distances: NDArray[np.floating[Any]]) -> float:
