@@ -1,35 +1,33 @@
 """Embeddings to clusters: reduce, HDBSCAN, merge its leaves, adopt near noise; a plain split without density.
 
 HDBSCAN (Campello, Moulavi, Sander 2013) leaves most short texts as noise in 128 or more dimensions, so the vectors
-are first reduced. Its leaves, pure but too many, are merged to the number of clusters that silhouettes favour (see
-`clustering.merge`). Noise keeps the label -1: it is the absence of a cluster and nothing downstream may treat it as
-one. Above `sample_points` points a random sample is clustered so, and every other point goes to the cluster of the
-sampled point nearest to it: time and memory then grow with n alone.
+are first reduced. Its leaves, pure but too many, are merged to the number of clusters that is worth most, unless its
+own cut is worth more (`clustering.merge`). Noise keeps the label -1: it is the absence of a cluster and nothing
+downstream may treat it as one. Above `sample_points` points a random sample is clustered so, and every other point
+goes to the cluster of the sampled point nearest to it: time and memory then grow with n alone.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import InputError
-from clustering.merge import merge_leaves, silhouette, tried_numbers
+from clustering.adopt import NEIGHBOURS, nearest_exemplars, nearest_group, stays_noise, within_reach
+from clustering.merge import Criterion, CutWeights, merge_leaves
 from clustering.reduce import Reducer, flat_pca, lay_flat, nearest_neighbors, pca, quiet, reduce_points
+from clustering.split import split_points
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
-_ADOPT_NEIGHBOURS = 5
-_ADOPT_QUANTILE = 0.98  # a cluster's own range: how far away the neighbours of 98 % of its members are
-_WARD_LIMIT = 4000  # above this many points Ward's n x n distances give way to k-means
-_SILHOUETTE_POINTS = 2000
-_SAMPLE_EPOCHS = 200  # of UMAP where a sample stands for more: its own choice for large data
-_BLOCK = 4096  # rows whose similarities to the sample are held at once
+_OWN_CUT_SIZE = 10  # smallest cluster, and neighbours that make a point dense, of HDBSCAN's own cut
+_MUTUAL_NEIGHBOURS = 30
+_FEW_EPOCHS = 200  # of UMAP above _MANY points: its own choice for large data
+_MANY = 5000
 
 
 class ClusterConfig(BaseModel):
@@ -43,10 +41,12 @@ class ClusterConfig(BaseModel):
     min_cluster_size: int | None = Field(default=None, ge=2)
     """Smallest group of the sample that HDBSCAN looks for, before groups are merged."""
     min_samples: int | None = Field(default=None, ge=1)
-    original_weight: float = Field(default=3.0, ge=0)
-    """How much the silhouette in the original space counts beside the one in the reduced space."""
-    merge_tolerance: float = Field(default=0.02, ge=0)
-    """The finest cut is taken whose silhouettes come this near to the best."""
+    chance_weight: float = Field(default=0.5, ge=0)
+    """How much agreement by chance counts against a cut, beside its silhouette; the larger, the finer where few."""
+    information_weight: float = Field(default=0.2, ge=0)
+    """How much a bit counts that a point's cluster tells of its neighbour's."""
+    doubt_weight: float = Field(default=0.7, ge=0)
+    """How much a bit counts that it leaves open, beside one that it tells; the larger, the coarser."""
     adopt_noise: bool = True
     max_tail_share: float = Field(default=0.2, ge=0, le=1)
     """Largest share of the points that stays noise when noise is adopted; what is nearest to a cluster goes first."""
@@ -54,7 +54,7 @@ class ClusterConfig(BaseModel):
     """More noise than this in HDBSCAN's leaves, and the points are split without it."""
     min_points: int = Field(default=300, ge=0)
     """Fewer points than this are split without HDBSCAN."""
-    sample_points: int = Field(default=5000, ge=100)
+    sample_points: int = Field(default=10_000, ge=100)
     """Most points that are clustered themselves."""
     seed: int = 0
 
@@ -74,13 +74,15 @@ class PathTaken:
     n_leaves: int | None
     """HDBSCAN's groups before they were merged."""
     criterion: float | None
-    """Silhouettes of the chosen cut."""
+    """What the chosen cut was worth (`clustering.merge`)."""
     noise_before: float | None
     """Share of the sample that HDBSCAN left as noise."""
     n_adopted: int
     noise_after: float
     fallback: str | None
     """Why the points were split without HDBSCAN; None when they were not."""
+    own_cut: bool = False
+    """Whether HDBSCAN's own cut was worth more than any merging of its leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None) 
         return _cluster_all(np.asarray(embeddings, np.float32), config)
     rows = np.sort(np.random.default_rng(config.seed).choice(n, config.sample_points, replace=False))
     sample = np.asarray(embeddings[rows], np.float32)
-    return _extend(_cluster_all(sample, config, _SAMPLE_EPOCHS), sample, rows, embeddings, config)
+    return _extend(_cluster_all(sample, config), sample, rows, embeddings, config)
 
 
 def chosen_min_cluster_size(n: int) -> int:
@@ -135,33 +137,27 @@ def _check(embeddings: Floats) -> None:
         raise InputError(f"Embeddings must be a finite (n, d) array and have shape {shape}; embed the texts again.")
 
 
-def _cluster_all(points: Floats, config: ClusterConfig, n_epochs: int | None = None) -> Clustering:
+def _cluster_all(points: Floats, config: ClusterConfig) -> Clustering:
     n = len(points)
-    least = max(config.min_points, 2 * _ADOPT_NEIGHBOURS)
+    least = max(config.min_points, 2 * NEIGHBOURS)
     if n < least:
         return _split(points, config, f"{n} points are fewer than min_points = {least}, too few for density")
-    near = nearest_neighbors(points, max(config.n_neighbors, _ADOPT_NEIGHBOURS + 1))
+    near = nearest_neighbors(points, 1 + max(config.n_neighbors - 1, NEIGHBOURS, _MUTUAL_NEIGHBOURS))
     few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
-    reduced = reduce_points(points, config.reducer, config.n_components, few, config.seed, n_epochs)
+    reduced = reduce_points(
+        points, config.reducer, config.n_components, few, config.seed, _FEW_EPOCHS if n > _MANY else None
+    )
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     min_samples = config.min_samples or max(1, size // 4)
-    leaves = _hdbscan(reduced, size, min_samples)
+    leaves = _hdbscan(reduced, size, min_samples, "leaf")
     noise, n_leaves = float(np.mean(leaves == -1)), int(leaves.max()) + 1
     if noise > config.max_noise_share or n_leaves < 2:
         found = f"HDBSCAN left {noise:.0%} of {n} points as noise in {n_leaves} clusters"
         return _split(points, config, f"{found} (max_noise_share = {config.max_noise_share:.0%})", noise)
-    merged, criterion = merge_leaves(
-        _nearest_leaf(reduced, leaves),
-        leaves >= 0,
-        reduced,
-        points,
-        original_weight=config.original_weight,
-        tolerance=config.merge_tolerance,
-        seed=config.seed,
-    )
-    stays = _tail(near[1], merged, leaves == -1, config)
+    merged, was_noise, criterion, own_cut = _best_cut(leaves, reduced, points, near[0], config)
+    stays = stays_noise(near[1], merged, was_noise, config.max_tail_share) if config.adopt_noise else was_noise
     final = np.where(stays, -1, merged)
-    adopted = (leaves == -1) & ~stays
+    adopted = was_noise & ~stays
     labels = _by_size(final)
     path = PathTaken(
         reduction=_reduction(config),
@@ -175,9 +171,11 @@ def _cluster_all(points: Floats, config: ClusterConfig, n_epochs: int | None = N
         n_adopted=int(adopted.sum()),
         noise_after=float(np.mean(labels == -1)),
         fallback=None,
+        own_cut=own_cut,
     )
+    how = "its own cut was worth more than any merging of them, with" if own_cut else "the groups were merged into"
     why = (
-        f"HDBSCAN found {n_leaves} groups and left {noise:.0%} as noise; the groups were merged into"
+        f"HDBSCAN found {n_leaves} groups and left {noise:.0%} as noise; {how}"
         f" {labels.max() + 1} clusters, and {adopted.sum()} noise points were adopted by a near one"
     )
     coords = (
@@ -188,6 +186,29 @@ def _cluster_all(points: Floats, config: ClusterConfig, n_epochs: int | None = N
     return Clustering(labels, adopted, coords, f"{config.reducer}+hdbscan", why, path)
 
 
+def _best_cut(
+    leaves: Labels, reduced: Floats, points: Floats, neighbours: Labels, config: ClusterConfig
+) -> tuple[Labels, NDArray[np.bool_], float, bool]:
+    """Every point's cluster, which points were noise before, what the cut is worth, and whether it is HDBSCAN's own.
+
+    Where clusters are dense but differ much in size, Ward's tree joins the small ones before the parts of a large one
+    meet: there the cut by excess of mass is worth more.
+    """
+    weights = CutWeights(config.chance_weight, config.information_weight, config.doubt_weight, config.seed)
+    mutual = neighbours[:, 1 : _MUTUAL_NEIGHBOURS + 1]
+    groups = nearest_group(reduced, leaves)
+    merged, value = merge_leaves(groups, leaves >= 0, reduced, Criterion(groups, points, mutual, weights))
+    size = max(_OWN_CUT_SIZE, config.min_cluster_size or 0)
+    own = _hdbscan(reduced, size, config.min_samples or _OWN_CUT_SIZE, "eom")
+    if own.max() < 1:
+        return merged, leaves == -1, value, False
+    whole = nearest_group(reduced, own)
+    own_value = Criterion(whole, points, mutual, weights).value(np.arange(int(own.max()) + 1))
+    if own_value <= value:
+        return merged, leaves == -1, value, False
+    return whole, own == -1, own_value, True
+
+
 def _reduction(config: ClusterConfig) -> str:
     if config.reducer == "none":
         return "none"
@@ -195,61 +216,17 @@ def _reduction(config: ClusterConfig) -> str:
     return f"{config.reducer} to {config.n_components} dimensions{neighbours}, seed {config.seed}"
 
 
-def _hdbscan(reduced: Floats, size: int, min_samples: int) -> Labels:
+def _hdbscan(reduced: Floats, size: int, min_samples: int, selection: Literal["leaf", "eom"]) -> Labels:
     with quiet():
         import hdbscan
 
         model = hdbscan.HDBSCAN(
             min_cluster_size=size,
             min_samples=min_samples,
-            cluster_selection_method="leaf",
+            cluster_selection_method=selection,
             core_dist_n_jobs=1,
         )
         return np.asarray(model.fit_predict(reduced.astype(np.float64)), np.int64)
-
-
-def _nearest_leaf(reduced: Floats, leaves: Labels) -> Labels:
-    """Every point in a leaf: noise in the one that most of its nearest points of leaves belong to."""
-    from sklearn.neighbors import NearestNeighbors
-
-    inside, noise = np.flatnonzero(leaves >= 0), np.flatnonzero(leaves == -1)
-    if not len(noise):
-        return leaves
-    index = NearestNeighbors(n_neighbors=min(_ADOPT_NEIGHBOURS, len(inside))).fit(reduced[inside])
-    _, neighbours = index.kneighbors(reduced[noise])
-    result = leaves.copy()
-    result[noise] = [np.bincount(row).argmax() for row in leaves[inside][neighbours]]
-    return result
-
-
-def _tail(distances: Floats, labels: Labels, noise: NDArray[np.bool_], config: ClusterConfig) -> NDArray[np.bool_]:
-    """(n,) which noise points stay noise, by the distances (n, k) to their nearest neighbours in the original space.
-
-    A point is adopted when its neighbours are as near as those of its cluster's members are; of the others the nearest
-    are, until no more than `max_tail_share` of all points is left.
-    """
-    if not config.adopt_noise or not noise.any():
-        return noise
-    own = distances[:, 1 : _ADOPT_NEIGHBOURS + 1].mean(axis=1)
-    reach = np.array([_reach(own[~noise & (labels == c)]) for c in range(int(labels.max()) + 1)])
-    ratios = own[noise] / np.maximum(reach[labels[noise]], 1e-12)
-    stays = noise.copy()
-    stays[noise] = ~_within_reach(ratios, round(config.max_tail_share * len(labels)))
-    return stays
-
-
-def _reach(distances: NDArray[np.floating[Any]]) -> float:
-    return float(np.quantile(distances, _ADOPT_QUANTILE)) if len(distances) else 0.0
-
-
-def _within_reach(ratios: NDArray[np.floating[Any]], most_left: int) -> NDArray[np.bool_]:
-    """Which points are adopted, by their distance in units of the reach: all up to 1, and the nearest of the others
-    until `most_left` are left."""
-    taken = ratios <= 1
-    left = int((~taken).sum())
-    if left > most_left:
-        taken[np.argsort(ratios, kind="stable")[: len(ratios) - most_left]] = True
-    return np.asarray(taken, bool)
 
 
 def _extend(found: Clustering, sample: Floats, rows: Labels, embeddings: Floats, config: ClusterConfig) -> Clustering:
@@ -258,19 +235,12 @@ def _extend(found: Clustering, sample: Floats, rows: Labels, embeddings: Floats,
     core = np.flatnonzero(found.labels >= 0)
     if not len(core):
         return _all_noise(found, n)
-    exemplars, owners = sample[core], found.labels[core]
-    nearest, ratios = np.empty(n, np.int64), np.empty(n, np.float32)
-    reach = _sample_reach(exemplars, owners)
-    for start in range(0, n, _BLOCK):
-        similarity = np.asarray(embeddings[start : start + _BLOCK], np.float32) @ exemplars.T
-        best = similarity.argmax(axis=1)
-        nearest[start : start + len(best)] = best
-        distance = 1 - similarity[np.arange(len(best)), best]
-        ratios[start : start + len(best)] = distance / reach[owners[best]]
+    owners = found.labels[core]
+    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners)
     outside = np.ones(n, bool)
     outside[rows] = False
     most_left = round(config.max_tail_share * n) - int(np.sum(found.labels == -1))
-    near = _within_reach(ratios[outside], max(0, most_left)) if config.adopt_noise else ratios[outside] <= 1
+    near = within_reach(ratios[outside], max(0, most_left)) if config.adopt_noise else ratios[outside] <= 1
     labels, adopted = np.full(n, -1, np.int64), np.zeros(n, bool)
     labels[outside] = np.where(near, owners[nearest[outside]], -1)
     labels[rows], adopted[rows] = found.labels, found.adopted
@@ -292,29 +262,11 @@ def _all_noise(found: Clustering, n: int) -> Clustering:
     return Clustering(np.full(n, -1, np.int64), np.zeros(n, bool), nothing, found.method, found.why, path)
 
 
-def _sample_reach(exemplars: Floats, owners: Labels) -> NDArray[np.float64]:
-    """(k,) cosine distance within which a new point belongs to each cluster: the 98 % quantile over its members of
-    the distance to the nearest other member."""
-    indices, distances = nearest_neighbors(exemplars, 2)
-    same = owners[indices[:, 1]] == owners
-    cosine = distances[:, 1] ** 2 / 2
-    overall = float(np.quantile(cosine, _ADOPT_QUANTILE)) if len(cosine) else 0.0
-    reach = np.full(int(owners.max(initial=-1)) + 1, overall)
-    for cluster in np.unique(owners[same]):
-        reach[cluster] = np.quantile(cosine[same & (owners == cluster)], _ADOPT_QUANTILE)
-    return np.asarray(np.maximum(reach, 1e-6), np.float64)
-
-
 def _split(points: Floats, config: ClusterConfig, reason: str, noise: float | None = None) -> Clustering:
-    """Ward's tree (k-means when it would not fit) cut at the best mean silhouette; groups below the smallest
-    cluster size become noise."""
     n = len(points)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     reduced = pca(points, 32, config.seed) if n > 1 else points
-    method = "ward" if n <= _WARD_LIMIT else "kmeans"
-    labels = _best_split(reduced, method, size, config.seed) if n >= 2 * size else np.zeros(n, np.int64)
-    counts = np.bincount(labels, minlength=1)
-    labels = np.where(counts[labels] < size, -1, labels) if n else labels
+    labels, method = split_points(reduced, size, config.seed)
     coords = flat_pca(reduced, config.seed)
     found = len(np.unique(labels[labels >= 0]))
     why = f"{reason}; fell back to {method} with {found} clusters"
@@ -332,29 +284,6 @@ def _split(points: Floats, config: ClusterConfig, reason: str, noise: float | No
         fallback=reason,
     )
     return Clustering(_by_size(labels), np.zeros(n, bool), coords, method, why, path)
-
-
-def _best_split(points: Floats, method: str, size: int, seed: int) -> Labels:
-    chosen = np.random.default_rng(seed).permutation(len(points))[:_SILHOUETTE_POINTS]
-    candidates = [k for k in tried_numbers(max(2, len(points) // size)) if k < len(points)]
-    best, best_score = np.zeros(len(points), np.int64), -math.inf
-    for k in candidates:
-        labels = _cut(points, method, k, seed)
-        score = silhouette(points[chosen], labels[chosen])
-        if score > best_score:
-            best, best_score = labels, score
-    return best
-
-
-def _cut(points: Floats, method: str, k: int, seed: int) -> Labels:
-    from sklearn.cluster import AgglomerativeClustering, KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    model: Any = AgglomerativeClustering(k) if method == "ward" else KMeans(k, n_init=1, random_state=seed)
-    with warnings.catch_warnings():
-        # fewer distinct points than k: the silhouette prefers a smaller k anyway
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return np.asarray(model.fit_predict(points), np.int64)
 
 
 def _by_size(labels: Labels) -> Labels:

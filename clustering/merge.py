@@ -1,15 +1,22 @@
-"""How many clusters? Small groups are merged by Ward's criterion and the tree is cut where silhouettes say.
+"""How many clusters? Small groups are merged by Ward's criterion and the tree is cut where three measures agree.
 
 HDBSCAN's own cut of its tree depends on a smallest size that nobody knows: on short queries a size of 5 splits seven
 intents into fifty clusters, and a size of 30 melts a hundred and fifty into thirty. Its leaves at a small size are
 pure, though; merging them (Ward 1963, weighted by their members) gives one partition for every number of clusters.
-The one is taken whose mean silhouette (Rousseeuw 1987) is best, in the reduced space, where clusters are clear, and
-in the original one, which has not been made clear by the reduction.
+Three things are measured of each, in the original space, which no reduction has made clear:
+
+    silhouette    mean of (b - a) / max(a, b) (Rousseeuw 1987): best where clusters are many, and too coarse where few,
+                  for a wide group beside a near one is as good as one cluster
+    chance        sum of squared shares: how often two neighbours are of one cluster by chance; it falls fast while
+                  clusters are few, and hardly at all where they are many (modularity, Newman and Girvan 2004)
+    information   bits that a point's cluster tells of its mutual neighbour's, less a part of the bits it does not tell:
+                  merging two clusters between which neighbours are many costs little information and saves much doubt
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +25,17 @@ Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 _SILHOUETTE_POINTS = 2000
 _STEP = 1.1  # between one number of clusters that is tried and the next
+
+
+@dataclass(frozen=True, slots=True)
+class CutWeights:
+    """How much each measure of a cut counts beside the silhouette."""
+
+    chance: float
+    information: float
+    doubt: float
+    """Of a bit that a cluster leaves open about a neighbour, beside a bit it tells."""
+    seed: int = 0
 
 
 def ward_merges(centres: Floats, weights: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -55,41 +73,73 @@ def cut_merges(merges: list[tuple[int, int]], m: int, k: int) -> Labels:
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def merge_leaves(
-    leaves: Labels,
-    core: NDArray[np.bool_],
-    reduced: Floats,
-    points: Floats,
-    *,
-    original_weight: float,
-    tolerance: float,
-    seed: int,
-) -> tuple[Labels, float]:
-    """(n,) merged labels of (n,) leaf labels 0..m-1, and the criterion's value.
+class Criterion:
+    """What cuts of one partition into small groups are worth: `value(cut)` when group g belongs to cluster cut[g].
 
-    Leaves lie where their `core` members do; noise that was given to a leaf has a say in the silhouettes only. Of all
-    cuts whose criterion, silhouette in `reduced` + `original_weight` x silhouette in `points`, comes within
-    `tolerance` of the best, the finest is taken: two clusters of one kind cost less than two kinds in one.
+    `groups` (n,) are 0..m-1, `points` (n, d) the original space, and `neighbours` (n, k) the nearest of each point in
+    it. Costs a matrix product of 2,000 x m x k per cut.
+    """
+
+    def __init__(self, groups: Labels, points: Floats, neighbours: Labels, weights: CutWeights) -> None:
+        m = int(groups.max()) + 1
+        rows = np.random.default_rng(weights.seed).permutation(len(groups))[:_SILHOUETTE_POINTS]
+        self._weights, self._groups = weights, groups[rows]
+        self._distances = group_distances(points[rows], self._groups, m)
+        self._pairs = mutual_pairs(neighbours, groups, m)
+        self._shares = np.bincount(groups, minlength=m) / len(groups)
+
+    def value(self, cut: Labels) -> float:
+        """Silhouette, less chance, plus information, by their weights."""
+        known, unknown = neighbour_bits(self._pairs, cut)
+        chance = float((np.bincount(cut, self._shares) ** 2).sum())
+        information = known - self._weights.doubt * unknown
+        silhouettes = silhouette_of_cut(self._distances, self._groups, cut)
+        return silhouettes - self._weights.chance * chance + self._weights.information * information
+
+
+def merge_leaves(leaves: Labels, core: NDArray[np.bool_], reduced: Floats, worth: Criterion) -> tuple[Labels, float]:
+    """(n,) merged labels of (n,) leaf labels 0..m-1, and what they are worth by the criterion of the same leaves.
+
+    Leaves lie where their `core` members do in `reduced`; noise that was given to a leaf has a say in the criterion
+    only.
     """
     m = int(leaves.max()) + 1
     counts = np.bincount(leaves[core], minlength=m)
     sums = np.zeros((m, reduced.shape[1]))
     np.add.at(sums, leaves[core], reduced[core])
     merges = ward_merges((sums / counts[:, None]).astype(np.float32), counts)
-    rows = np.random.default_rng(seed).permutation(len(leaves))[:_SILHOUETTE_POINTS]
-    groups = leaves[rows]
-    spaces = [
-        (1.0, group_distances(reduced[rows], groups, m)),
-        (original_weight, group_distances(points[rows], groups, m)),
-    ]
-    scored = []
-    for k in tried_numbers(m):
-        cut = cut_merges(merges, m, k)
-        value = sum(weight * silhouette_of_cut(sums, groups, cut) for weight, sums in spaces)
-        scored.append((value, k, cut))
-    best = max(value for value, _, _ in scored)
-    value, _, cut = max((row for row in scored if row[0] >= best - tolerance), key=lambda row: row[1])
-    return cut[leaves], value
+    cuts = [cut_merges(merges, m, k) for k in tried_numbers(m)]
+    values = [worth.value(cut) for cut in cuts]
+    best = int(np.argmax(values))
+    return cuts[best][leaves], values[best]
+
+
+def mutual_pairs(neighbours: Labels, groups: Labels, m: int) -> NDArray[np.float64]:
+    """(m, m) share of the pairs of mutual neighbours, in both orders, that lie between each two groups; 0 without any.
+
+    Of (n, k) `neighbours`; two points are mutual neighbours when each is among the other's.
+    """
+    n, k = neighbours.shape
+    ones, others = np.repeat(np.arange(n, dtype=np.int64), k), neighbours.ravel().astype(np.int64)
+    mutual = np.isin(ones * n + others, others * n + ones, assume_unique=True) & (ones != others)
+    pairs = np.bincount(groups[ones[mutual]] * m + groups[others[mutual]], minlength=m * m).reshape(m, m)
+    return np.asarray(pairs / max(int(pairs.sum()), 1), np.float64)
+
+
+def neighbour_bits(pairs: NDArray[np.float64], cut: Labels) -> tuple[float, float]:
+    """What the cluster of a point tells of the cluster of its mutual neighbour (mutual information), and what it leaves
+    open (conditional entropy), in bits, when group g of `mutual_pairs` belongs to cluster cut[g]."""
+    k = int(cut.max()) + 1
+    merged = np.zeros((len(cut), k))
+    merged[np.arange(len(cut)), cut] = 1
+    joint = merged.T @ pairs @ merged
+    alone, both = _entropy(joint.sum(axis=1)), _entropy(joint)
+    return 2 * alone - both, both - alone
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    present = shares[shares > 0]
+    return float(-(present * np.log2(present)).sum())
 
 
 def tried_numbers(most: int) -> list[int]:

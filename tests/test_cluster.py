@@ -172,3 +172,16 @@ def test_the_path_says_what_was_done():
     few = cluster_embeddings(points[:50]).path
     assert "min_points" in few.fallback
     assert few.n_leaves is None
+
+
+def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said():
+    points, truth = blobs([400] + [15] * 20, spread=0.1, d=24)
+    result = cluster_embeddings(points, ClusterConfig(reducer="none"))
+    assert result.path.own_cut
+    assert "its own cut was worth more" in result.why
+    assert adjusted_rand_score(truth, result.labels) == 1.0
+    even, truth = blobs([150, 150, 150], spread=0.1)
+    merged = cluster_embeddings(even, ClusterConfig(reducer="pca", min_cluster_size=10, seed=3))
+    assert not merged.path.own_cut
+    assert "merged into" in merged.why
+    assert adjusted_rand_score(truth, merged.labels) > 0.9

@@ -10,14 +10,19 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_rand_score
 
 from clustering.merge import (
+    Criterion,
+    CutWeights,
     cut_merges,
     group_distances,
     merge_leaves,
+    mutual_pairs,
+    neighbour_bits,
     silhouette,
     silhouette_of_cut,
     tried_numbers,
     ward_merges,
 )
+from clustering.reduce import nearest_neighbors
 
 
 def test_unweighted_merges_are_wards():
@@ -55,16 +60,44 @@ def test_one_cluster_and_lone_points_have_no_silhouette():
     assert silhouette_of_cut(sums, groups, np.arange(3)) == 0.0
 
 
-def test_splinters_of_one_group_come_together():
-    rng = np.random.default_rng(3)
-    truth = np.repeat(np.arange(4), 90)
-    points = (8 * np.eye(4)[truth] + rng.normal(size=(360, 4))).astype(np.float32)
-    splinters = truth * 3 + rng.integers(0, 3, 360)
-    labels, value = merge_leaves(
-        splinters, np.ones(360, bool), points, points, original_weight=1.0, tolerance=0.0, seed=0
-    )
+def splinters(d=4, of=90, seed=3):
+    """Four groups of points, each cut at random into three splinters, and the points' 30 nearest."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(d), of)
+    points = (8 * np.eye(d)[truth] + rng.normal(size=(d * of, d))).astype(np.float32)
+    return truth, points, truth * 3 + rng.integers(0, 3, d * of), nearest_neighbors(points, 31)[0][:, 1:]
+
+
+@pytest.mark.parametrize("weights", [CutWeights(0, 0, 0), CutWeights(0.5, 0.2, 0.7), CutWeights(0, 1, 1)])
+def test_splinters_of_one_group_come_together(weights):
+    truth, points, leaves, near = splinters()
+    labels, value = merge_leaves(leaves, np.ones(360, bool), points, Criterion(leaves, points, near, weights))
     assert adjusted_rand_score(truth, labels) == 1.0
-    assert 0 < value <= 2
+    assert value > 0
+
+
+@pytest.mark.parametrize(("weights", "clusters"), [((0, 0, 0), 4), ((20, 0, 0), 12), ((20, 5, 5), 4)])
+def test_chance_makes_the_cut_finer_and_doubt_coarser(weights, clusters):
+    _, points, leaves, near = splinters()
+    labels, _ = merge_leaves(leaves, np.ones(360, bool), points, Criterion(leaves, points, near, CutWeights(*weights)))
+    assert labels.max() + 1 == clusters
+
+
+def test_mutual_pairs_count_only_what_goes_both_ways():
+    neighbours = np.array([[1, 2], [0, 2], [3, 4], [2, 4], [2, 3]])
+    pairs = mutual_pairs(neighbours, np.array([0, 0, 0, 1, 1]), 2)
+    # mutual: 0-1 inside; 2-3, 2-4 between; 3-4 inside: each in both orders
+    assert pairs == pytest.approx(np.array([[2, 2], [2, 2]]) / 8)
+    assert mutual_pairs(np.array([[1], [2], [0]]), np.zeros(3, np.int64), 1).sum() == 0
+
+
+def test_bits_of_neighbours():
+    apart, mixed = np.eye(4) / 4, np.full((4, 4), 1 / 16)
+    each, halves = np.arange(4), np.array([0, 0, 1, 1])
+    assert neighbour_bits(apart, each) == pytest.approx((2, 0))
+    assert neighbour_bits(apart, halves) == pytest.approx((1, 0))
+    assert neighbour_bits(mixed, each) == pytest.approx((0, 2))
+    assert neighbour_bits(mixed, np.zeros(4, np.int64)) == pytest.approx((0, 0))
 
 
 def test_numbers_that_are_tried():
