@@ -23,6 +23,7 @@ from flows.config import RunConfig
 from flows.context import State, open_state
 from flows.records import BUILD, COLLECT, TRAIN
 from flows.rundir import read_json
+from flows.watching import forget_queries
 from promotion.registry import Version
 
 EMBEDDINGS = "embeddings.db"
@@ -121,6 +122,7 @@ def forget(config: RunConfig, plan: ForgetPlan, *, runs: bool) -> None:
     state: State = open_state(config)
     state.answers.remove(plan.answers)
     forget_texts(state.root / EMBEDDINGS, plan.texts)
+    forget_queries(state, [query.id for query in (*plan.traces, *plan.copies)])
     # What finds the rest comes last: traces, and the runs' copies.
     for run in plan.runs if runs else ():
         shutil.rmtree(run.folder)
