@@ -125,9 +125,9 @@ def _part(run: RunDir, part: str) -> list[Trace]:
 
 
 def _from_traces(config: RunConfig, state: State, champion: Version, prices: PriceTable) -> Reference | None:
-    """The champion's own first days, once they are over."""
-    policy, others = config.monitor, _others(state, champion)
-    span = state.traces.span()
+    """The champion's own first days, once they are over. Versions of the same model had another verifier."""
+    policy, span = config.monitor, state.traces.span()
+    others = {version.id for version in state.registry.versions()} - {champion.id}  # names it lacks count as its own
     day = span.first.replace(hour=0, minute=0, second=0, microsecond=0) if span else None
     while span is not None and day is not None and day <= span.last:
         times = [t.query.time for t in state.traces.between(day, day + DAY) if t.cheap_version not in others]

@@ -12,7 +12,7 @@ from monitoring.drift import Embed, check_drift
 from monitoring.fixed_set import Judge, check_verifier
 from monitoring.policy import MonitorPolicy
 from monitoring.rates import check_cost, check_escalation, check_price, check_quality
-from monitoring.records import Check, Name, Watch, unknown
+from monitoring.records import Name, Watch, unknown
 from monitoring.reference import Reference
 from monitoring.tally import Tally, by_week, monday
 
@@ -37,13 +37,17 @@ def look(
     """Run every check. `days` holds the traffic since the reference's end, `at` is the time of its newest trace."""
     weeks = dict(list(by_week(days, policy.sample).items())[-policy.weeks :])
     since = min((t.versions[service.version] for t in weeks.values() if service.version in t.versions), default=at)
-    checks: list[Check] = []
+    replayed = check_verifier(reference.rows, service.verifier, monday(since), policy)
+    checks = [unknown(name, "no traffic since the reference") for name in Name if name is not Name.VERIFIER]
     if weeks:
-        checks += [check_escalation(weeks, reference, policy), check_quality(weeks, service.promised, policy)]
-        checks += [check_cost(weeks, policy), check_price(weeks, reference, service.prices, policy)]
-    checks.append(check_verifier(reference.rows, service.verifier, monday(since), policy))
-    if weeks:
-        checks += check_drift(weeks, list(reference.texts.values()), service.embed, policy)
+        checks = [
+            check_escalation(weeks, reference, policy),
+            check_quality(weeks, service.promised, policy),
+            check_cost(weeks, policy),
+            check_price(weeks, reference, service.prices, policy),
+            *check_drift(weeks, list(reference.texts.values()), service.embed, policy),
+        ]
+    checks.append(replayed)
     return Watch(
         name=service.name,
         version=service.version,
