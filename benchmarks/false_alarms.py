@@ -22,7 +22,7 @@ from flows.cli import ENVIRONMENT
 if TYPE_CHECKING:
     import numpy as np
 
-    from monitoring.drift import Embed
+    from monitoring.drift import Areas, Embed
     from monitoring.policy import MonitorPolicy
     from monitoring.reference import Reference
     from monitoring.tally import Tally
@@ -188,7 +188,9 @@ def lab_embedder() -> Embed:
     return embed
 
 
-def checks_of(days: dict[date, Tally], reference: Reference, embed: Embed, policy: MonitorPolicy) -> list[str]:
+def checks_of(
+    days: dict[date, Tally], reference: Reference, embed: Embed, policy: MonitorPolicy, areas: Areas
+) -> list[str]:
     """The checks that fire on this look: all that rest on samples."""
     from monitoring.drift import check_drift
     from monitoring.rates import check_cost, check_escalation, check_quality
@@ -197,7 +199,7 @@ def checks_of(days: dict[date, Tally], reference: Reference, embed: Embed, polic
 
     weeks = dict(list(by_week(days, policy.sample).items())[-4:])
     found = [check_escalation(weeks, reference, policy), check_quality(weeks, 0.04, policy), check_cost(weeks, policy)]
-    found += check_drift(weeks, list(reference.texts.values()), embed, policy)
+    found += check_drift(weeks, list(reference.texts.values()), embed, policy, areas)
     return [str(check.name) for check in found if check.status is Status.ALARM]
 
 
@@ -210,12 +212,13 @@ def quiet(
     world = World(outcomes, per_day, seed, policy.sample)
     embed, reference = lab_embedder(), world.reference(policy)
     days: dict[date, Tally] = {}
+    areas: Areas = {}
     counted: Counter[str] = Counter()
     before: set[str] = set()
     for number in tqdm(range(7 * weeks), desc=f"{per_day} a day, seed {seed}", unit="look"):
         days[(START + timedelta(days=number)).date()] = world.day(number)
         days = dict(list(days.items())[-28:])
-        now = set(checks_of(days, reference, embed, policy))
+        now = set(checks_of(days, reference, embed, policy, areas))
         counted.update(now - before)
         before = now
     names = ("escalation rate", "wrong among accepted", "cost, share of always-flagship", "query drift (AUC)",
@@ -277,9 +280,10 @@ def arrivals(
             world = World(outcomes, per_day, 500 + seed, policy.sample)
             reference = world.reference(policy)
             days = {(START + timedelta(days=d)).date(): world.day(d) for d in range(14)}
+            areas: Areas = {}
             for number in range(14, 28):
                 days[(START + timedelta(days=number)).date()] = world.day(number, new=share)
-                if ON_QUERIES & set(checks_of(days, reference, embed, policy)):
+                if ON_QUERIES & set(checks_of(days, reference, embed, policy, areas)):
                     found.append(number - 13)
                     break
         rows.append(

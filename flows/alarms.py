@@ -128,8 +128,13 @@ def _emit(watch: Watch, findings: Sequence[Finding]) -> str | None:
     curable = [finding for finding in findings if finding.improvable]
     if not curable or PREFECT_API_URL.value() is None:
         return None
+    from prefect.client.orchestration import get_client
     from prefect.events import emit_event
 
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()  # an event to a server that is down is lost without a word
+    if problem is not None:
+        return f"the event {EVENT} was not sent, no Prefect server answers at PREFECT_API_URL: {type(problem).__name__}"
     resource = {"prefect.resource.id": f"cascade-distill.{watch.name}", "prefect.resource.name": watch.name}
     sent = emit_event(EVENT, resource, payload=payload(watch, curable))
-    return None if sent is not None else f"the event {EVENT} was not sent: is the Prefect server up?"
+    return None if sent is not None else f"the event {EVENT} was not sent: Prefect's own log says why"

@@ -8,6 +8,7 @@ state/monitor/watch.json, dashboard.html, metrics.prom
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -136,20 +137,30 @@ def _from_traces(config: RunConfig, state: State, champion: Version, prices: Pri
         day += DAY
     else:
         return None
-    until = min(times) + timedelta(days=policy.reference_days)
+    start, until = min(times), min(times) + timedelta(days=policy.reference_days)
     if span.last < until:
         return None
-    traces = [t for t in state.traces.between(min(times), until) if t.cheap_version not in others]
+    n = n_escalated = 0
+    texts: dict[str, str] = {}
+    rows: list[FixedRow] = []
+    per_day = math.ceil(policy.replay_rows / policy.reference_days)
+    while day < until:  # a day at a time: a week of large traffic would not fit into memory
+        found = state.traces.between(max(day, start), min(day + DAY, until))
+        own = [trace for trace in found if trace.cheap_version not in others]
+        n, n_escalated = n + len(own), n_escalated + sum(trace.escalated for trace in own)
+        texts = thinned(texts | {t.query.id: t.query.text for t in own}, policy.sample)
+        rows += rows_of_traces(own, config.grade, config.reference, per_day)
+        day += DAY
     return Reference(
         model=model_of(champion),
         version=champion.id,
-        source=f"its first {policy.reference_days:g} days in service, {len(traces):,} queries",
+        source=f"its first {policy.reference_days:g} days in service, {n:,} queries",
         until=until,
-        n=len(traces),
-        n_escalated=sum(trace.escalated for trace in traces),
+        n=n,
+        n_escalated=n_escalated,
         prices=prices_at(prices, until),
-        texts=thinned({t.query.id: t.query.text for t in traces}, policy.sample),
-        rows=tuple(rows_of_traces(traces, config.grade, config.reference, policy.replay_rows)),
+        texts=texts,
+        rows=tuple(rows),
     )
 
 

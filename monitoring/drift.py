@@ -28,10 +28,22 @@ OWN = 0.99
 """Share of the reference's own queries that lie within its radius of their nearest neighbour."""
 
 
+Areas = dict[tuple[str, ...], Estimate]
+"""AUCs of samples that were looked at before, by their queries' ids."""
+
+
 def check_drift(
-    weeks: Mapping[date, Tally], reference: Sequence[str], embed: Embed, policy: MonitorPolicy
+    weeks: Mapping[date, Tally],
+    reference: Sequence[str],
+    embed: Embed,
+    policy: MonitorPolicy,
+    areas: Areas | None = None,
 ) -> tuple[Check, Check]:
-    """AUC of the classifier, and share of queries in new groups. `embed` gives (n, d) unit rows."""
+    """AUC of the classifier, and share of queries in new groups. `embed` gives (n, d) unit rows.
+
+    `areas` may be given again at the next look at the same reference: weeks that are over need no second fit.
+    """
+    known = {} if areas is None else areas
     base = embed(list(reference)) if reference else np.zeros((0, 0), np.float32)
     radius = own_radius(base) if len(base) >= policy.min_queries else 0.0
 
@@ -39,7 +51,12 @@ def check_drift(
         return min(len(span.texts), len(base)) >= policy.min_queries
 
     def auc(span: Tally) -> Estimate | None:
-        return tell_apart(embed(list(span.texts.values())), base, policy.confidence) if enough(span) else None
+        if not enough(span):
+            return None
+        key = tuple(span.texts)
+        if key not in known:
+            known[key] = tell_apart(embed(list(span.texts.values())), base, policy.confidence)
+        return known[key]
 
     def share(span: Tally) -> Estimate | None:
         if not enough(span):

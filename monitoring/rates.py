@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 
 from scipy.special import ndtri
 
@@ -69,7 +69,8 @@ def check_cost(weeks: Weeks, policy: MonitorPolicy) -> Check:
         return f"{found.value:.1%} of what always asking the flagship would cost, over {found.n:,} queries"
 
     return check_weeks(
-        Name.COST, weeks, lambda span: _cost_share(span, policy), policy, bar=policy.cost_share, baseline=0.0, say=say,
+        Name.COST, weeks, lambda span: _cost_share(span, policy), policy, bar=policy.cost_share, say=say,
+        baseline=policy.cost_share,  # it began where it passed the bar
         too_little="the newest weeks hold too few queries of known cost",
     )  # fmt: skip
 
@@ -102,8 +103,11 @@ def _cost_share(span: Tally, policy: MonitorPolicy) -> Estimate | None:
     return Estimate(ratio, ratio - half, ratio + half, span.n_priced)
 
 
-def check_price(weeks: Weeks, reference: Reference, prices: PriceTable, policy: MonitorPolicy) -> Check:
-    """What the newest week's tokens cost, over what they would have cost at the reference's prices. No sampling."""
+def check_price(weeks: Weeks, reference: Reference, prices: PriceTable, policy: MonitorPolicy, at: datetime) -> Check:
+    """What the newest week's tokens cost, over what they would have cost at the reference's prices. No sampling.
+
+    `at` is the time whose prices are named.
+    """
     points = [
         Point(week, ratio, ratio, ratio, span.n)
         for week, span in sorted(weeks.items())
@@ -113,7 +117,7 @@ def check_price(weeks: Weeks, reference: Reference, prices: PriceTable, policy: 
         return unknown(Name.PRICE, "no answer of the newest weeks has a known cost", bar=policy.price_rise)
     last = points[-1]
     fired = last.value > policy.price_rise
-    risen = "; ".join(changed_prices(reference, prices)) if fired else "no price moved it further"
+    risen = "; ".join(changed_prices(reference, prices, at)) if fired else "no price moved it further"
     return Check(
         name=Name.PRICE,
         status=Status.ALARM if fired else Status.OK,
@@ -124,13 +128,13 @@ def check_price(weeks: Weeks, reference: Reference, prices: PriceTable, policy: 
     )  # fmt: skip
 
 
-def changed_prices(reference: Reference, prices: PriceTable) -> list[str]:
-    """The models whose prices moved since the reference, in words."""
+def changed_prices(reference: Reference, prices: PriceTable, at: datetime) -> list[str]:
+    """The models whose prices moved between the reference and a time, in words."""
     found = []
     for model, (cost_in, cost_out) in reference.prices.items():
         if model not in prices.prices:
             continue
-        now = prices.price(model)
+        now = prices.price(model, at)
         if (now.input_per_million, now.output_per_million) != (cost_in, cost_out):
             day = f" from {now.date}" if now.date else ""
             found.append(

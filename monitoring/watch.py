@@ -44,7 +44,7 @@ def look(
             check_escalation(weeks, reference, policy),
             check_quality(weeks, service.promised, policy),
             check_cost(weeks, policy),
-            check_price(weeks, reference, service.prices, policy),
+            check_price(weeks, reference, service.prices, policy, at),
             *check_drift(weeks, list(reference.texts.values()), service.embed, policy),
         ]
     checks.append(replayed)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from labworld import ROOT
 from loopback import serve
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prometheus_client.parser import text_string_to_metric_families
 from test_monitoring import START, traffic
 from typer.testing import CliRunner
@@ -217,6 +218,15 @@ def test_a_webhook_that_refuses_is_a_warning_with_its_status(alarmed, monkeypatc
         monkeypatch.setenv(HOOK, hook.url)
         warnings = tell(alarmed, alarmed.findings, MonitorPolicy())
     assert warnings == [f"the webhook of {HOOK} was not told: it answered 503"]
+
+
+def test_a_prefect_server_that_is_down_is_a_warning(alarmed):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        warnings = tell(alarmed, alarmed.findings, MonitorPolicy())
+        assert len(warnings) == 1 and "cascade-distill.drift was not sent" in warnings[0]
+        lenient = replace(alarmed.findings[0], cause=Cause.LENIENT)
+        assert tell(alarmed, [lenient], MonitorPolicy()) == []  # no run cures it: no event
+    assert tell(alarmed, alarmed.findings, MonitorPolicy()) == []  # no server is configured
 
 
 def test_a_verifier_replaced_by_hand_is_compared_with_what_the_same_model_did(quiet):

@@ -190,6 +190,12 @@ def test_a_cascade_that_costs_more_than_it_should():
     assert check(found, Name.COST).value == pytest.approx(exact, abs=0.03)
 
 
+def test_a_cost_began_where_it_passed_its_bar():
+    found = looked([week(1), week(2), week(3, rate=0.75)])
+    assert check(found, Name.COST).began == date(2026, 1, 26)
+    assert causes(found) == {Cause.ANSWERS}  # what it costs follows from what escalates
+
+
 def test_too_little_is_unknown_and_never_ok():
     found = looked([traffic(START + timedelta(weeks=1), 60, audit=0.0)])
     by_name = {c.name: c.status for c in found.checks}
