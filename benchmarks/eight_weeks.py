@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--queries-per-day", type=int, default=714, help="5,000 is RouteNLP's pilot (default: 714)")
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--weeks", type=int, default=8)
+    parser.add_argument("--max-error", type=float, default=0.03, help="calibration.max_error_accepted (default: 0.03)")
     parser.add_argument("--folder", type=Path, help="default: runs/eight-weeks-<seed>-<queries per day>")
     parser.add_argument("--picture", type=Path, help="PNG to draw (default: in the folder)")
     given = parser.parse_args()
@@ -92,7 +93,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     folder = given.folder or Path("runs") / f"eight-weeks-{given.seed}-{given.queries_per_day}"
     began = time.perf_counter()
-    progress = simulate(folder, given.seed, given.queries_per_day, given.weeks)
+    progress = simulate(folder, given.seed, given.queries_per_day, given.weeks, given.max_error)
     minutes = (time.perf_counter() - began) / 60
 
     from benchmarks.eight_weeks_picture import draw, week_rows
@@ -105,10 +106,13 @@ def main() -> None:
     picture = given.picture or folder / "eight-weeks.png"
     draw(picture, progress.days)
     say(f"picture: {picture}; this start took {minutes:.1f} min")
-    say(f"made by: python -m benchmarks.eight_weeks --queries-per-day {given.queries_per_day} --seed {given.seed}")
+    say(
+        f"made by: python -m benchmarks.eight_weeks --queries-per-day {given.queries_per_day} --seed {given.seed} "
+        f"--max-error {given.max_error:g}"
+    )
 
 
-def simulate(folder: Path, seed: int, per_day: int, weeks: int) -> Progress:
+def simulate(folder: Path, seed: int, per_day: int, weeks: int, max_error: float = 0.03) -> Progress:
     """Serve, look and act, day by day."""
     from flows.rundir import write_jsonl
     from lab.flagship import serve_flagship
@@ -126,11 +130,11 @@ def simulate(folder: Path, seed: int, per_day: int, weeks: int) -> Progress:
     write_prices(folder / "prices.yaml", plan)
     options = FlagshipOptions(models=("lab-flagship",), error_rate=0.005)
     with serve_flagship(folder / "answers.jsonl", options, ledger=folder / "ledger.jsonl") as url:
-        return live(settings(folder, url, seed), plan, folder)
+        return live(settings(folder, url, seed, max_error), plan, folder)
 
 
-def settings(folder: Path, url: str, seed: int) -> RunConfig:
-    """The demo's settings, with a week as the window of a run."""
+def settings(folder: Path, url: str, seed: int, max_error: float) -> RunConfig:
+    """The demo's settings, with a week as the window of a run, and another promise of the verifier."""
     from flows.config import build_config, merge, read_yaml
 
     models = Path(__file__).parents[1] / "lab" / "models"
@@ -146,6 +150,7 @@ def settings(folder: Path, url: str, seed: int) -> RunConfig:
         "embed": {"model": str(models / "embedder")},
         "flagship": {"base_url": url},
         "window": {"days": 7},
+        "calibration": {"max_error_accepted": max_error},
         "monitor": {"sample": 1000},
     }
     return build_config(merge(demo, here), "eight weeks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,11 @@ def draw(path: Path, days: Sequence[Day]) -> None:
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1.2, 1.2])
     x = list(range(len(days)))
-    rates = [100 * day.escalated / day.n for day in days]
+    full = max(day.n for day in days) / 2  # the cold start leaves its day few traces
+    rates, usd, right = (
+        [scale * getattr(day, name) / day.n if day.n > full else math.nan for day in days]
+        for name, scale in (("escalated", 100), ("usd", 1000), ("right", 100))
+    )
     top.plot(x, rates, color="#1d2430", linewidth=1.4, label="escalation rate, by day")
     spots = [(i, 100 * day.baseline) for i, day in enumerate(days) if day.baseline is not None]
     if spots:
@@ -66,12 +71,13 @@ def draw(path: Path, days: Sequence[Day]) -> None:
         top.step(places, base, where="mid", color="#8a94a6", linestyle=":", label="baseline: last promotion")
         top.fill_between(places, base, [b + 5 for b in base], step="mid", color="#c9ced6", alpha=0.45, lw=0,
                          label="5 points above it")  # fmt: skip
-    ceiling = 1.32 * max(rates)
+    ceiling = 1.32 * max(rate for rate in rates if not math.isnan(rate))
     for i, day in enumerate(days):
         for place, cause in enumerate(day.told):
             top.plot(i, rates[i], "v", color=COLOURS[cause], markersize=10, zorder=5)
-            top.annotate(cause, (i, rates[i]), xytext=(6, 8 + 12 * place), textcoords="offset points", fontsize=8,
-                         color=COLOURS[cause])  # fmt: skip
+            behind = {"fc": "white", "ec": "none", "pad": 0.6, "alpha": 0.85}
+            top.annotate(cause, (i, rates[i]), xytext=(6, 10 + 13 * place), textcoords="offset points", fontsize=8,
+                         color=COLOURS[cause], bbox=behind)  # fmt: skip
         if day.done:
             top.axvline(i + 0.5, color="#1b7f5c", linewidth=1.2)
             top.annotate(day.done, (i + 0.5, 0.5), rotation=90, fontsize=7.5, color="#1b7f5c", ha="right", va="bottom")
@@ -82,9 +88,9 @@ def draw(path: Path, days: Sequence[Day]) -> None:
             top.annotate(PLANS[week], (7 * week - 4, ceiling), ha="center", va="top", fontsize=8, fontweight="bold")
     top.set(ylim=(0, ceiling), ylabel="% escalated", title="Eight weeks; triangles: what the monitor said, and when")
     top.legend(loc="center left", frameon=False, fontsize=8)
-    middle.plot(x, [1000 * day.usd / day.n for day in days], color="#b8892f", linewidth=1.4)
+    middle.plot(x, usd, color="#b8892f", linewidth=1.4)
     middle.set(ylabel="USD per 1,000", ylim=(0, None))
-    bottom.plot(x, [100 * day.right / day.n for day in days], color="#1b7f5c", linewidth=1.4)
+    bottom.plot(x, right, color="#1b7f5c", linewidth=1.4)
     bottom.set(ylabel="% right", xlabel="week")
     bottom.set_xticks([7 * w + 3 for w in range(len(days) // 7)], [str(w + 1) for w in range(len(days) // 7)])
     for axes in (top, middle, bottom):
