@@ -230,7 +230,7 @@ def one_day(config: RunConfig, state: State, plan: Arrivals, week: int, day: int
 
 def look(config: RunConfig, state: State, *, dashboard: bool) -> tuple[Watch, list[Finding]]:
     """What `monitor` does: with dashboard and metrics at the end of a week, without them on the other days."""
-    from flows.alarms import mark_told, untold
+    from flows.alarms import tell
     from flows.look import look_once
     from flows.watching import folder_of, watch
 
@@ -238,9 +238,7 @@ def look(config: RunConfig, state: State, *, dashboard: bool) -> tuple[Watch, li
         done = look_once(config, state)
         return done.watch, list(done.told)
     found, folder = watch(config, state), folder_of(state)
-    told = untold(folder, found, config.monitor)
-    mark_told(folder, found, told)
-    return found, told
+    return found, tell(folder, found, config.monitor)[0]
 
 
 def plant(state: State, kind: str, week: int) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPException
@@ -24,47 +24,49 @@ from monitoring.records import Finding, Watch
 EVENT = "cascade-distill.drift"
 """Emitted for what an improvement run cures; its resource is `cascade-distill.<name of the configuration>`."""
 TIMEOUT_S = 10.0
+READER = "reader"
 
 
-def untold(folder: Path, watch: Watch, policy: MonitorPolicy) -> list[Finding]:
-    """Findings of which nobody was told, or not for `remind_days`."""
-    before = _told(folder)
-    at = datetime.fromisoformat(watch.at)
-    return [
-        finding
-        for finding in watch.findings
-        if (last := before.get(_key(watch, finding))) is None
-        or at - datetime.fromisoformat(last) >= timedelta(days=policy.remind_days)
-    ]
+Send = Callable[[Watch, Sequence[Finding], MonitorPolicy], str | None]
+"""Tells of findings; returns a warning where it could not."""
 
 
-def mark_told(folder: Path, watch: Watch, told: Sequence[Finding]) -> None:
-    """Remember what was told; what is no longer found is forgotten, so that it is told when it comes back."""
-    before, open_ones = _told(folder), {_key(watch, finding) for finding in watch.findings}
-    kept = {key: time for key, time in before.items() if key in open_ones}
-    write_json(folder / "told.json", kept | {_key(watch, finding): watch.at for finding in told})
+def tell(folder: Path, watch: Watch, policy: MonitorPolicy) -> tuple[list[Finding], list[str]]:
+    """Tell every channel of what it was not told, or not for `remind_days`.
 
-
-def _told(folder: Path) -> dict[str, str]:
+    Returns the findings that are news, and one warning per channel that failed: it is tried again at the next look,
+    and the others are not told twice. What is no longer found is forgotten, so that it is told when it comes back.
+    """
     path = folder / "told.json"
-    return dict(read_json(path)) if path.exists() else {}
-
-
-def _key(watch: Watch, finding: Finding) -> str:
-    return f"{watch.version}: {finding.cause}"
-
-
-def tell(watch: Watch, findings: Sequence[Finding], policy: MonitorPolicy) -> list[str]:
-    """Send findings through every channel that is set up. Returns one warning per channel that failed."""
-    if not findings:
-        return []
+    before: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
+    after: dict[str, dict[str, str]] = {}
+    news: dict[str, list[Finding]] = {}
     warnings = []
+    for name, send in _channels(policy).items():
+        known = before.get(name, {})
+        news[name] = [finding for finding in watch.findings if _is_news(finding, known, watch, policy)]
+        warning = send(watch, news[name], policy) if news[name] else None
+        told = {str(finding.cause): watch.at for finding in news[name]} if warning is None else {}
+        after[name] = {str(f.cause): known[f.cause] for f in watch.findings if f.cause in known} | told
+        warnings += [] if warning is None else [warning]
+    write_json(path, after)
+    return news[READER], warnings
+
+
+def _is_news(finding: Finding, known: Mapping[str, str], watch: Watch, policy: MonitorPolicy) -> bool:
+    last = known.get(str(finding.cause))
+    waited = None if last is None else datetime.fromisoformat(watch.at) - datetime.fromisoformat(last)
+    return waited is None or waited >= timedelta(days=policy.remind_days)
+
+
+def _channels(policy: MonitorPolicy) -> dict[str, Send]:
+    """Those that are set up. Whoever reads what the look prints is one."""
+    found: dict[str, Send] = {READER: lambda watch, findings, policy: None, "event": _emit}
     if os.environ.get(policy.webhook_env):
-        warnings.append(_post(watch, findings, policy))
+        found["webhook"] = _post
     if policy.notify_block is not None:
-        warnings.append(_through_block(watch, findings, policy.notify_block))
-    warnings.append(_emit(watch, findings))
-    return [warning for warning in warnings if warning is not None]
+        found["block"] = _through_block
+    return found
 
 
 def message(watch: Watch, findings: Sequence[Finding]) -> str:
@@ -110,9 +112,10 @@ def _post(watch: Watch, findings: Sequence[Finding], policy: MonitorPolicy) -> s
         return f"{problem}{type(getattr(error, 'reason', None) or error).__name__}"
 
 
-def _through_block(watch: Watch, findings: Sequence[Finding], name: str) -> str | None:
+def _through_block(watch: Watch, findings: Sequence[Finding], policy: MonitorPolicy) -> str | None:
     from prefect.blocks.core import Block
 
+    name = policy.notify_block or ""
     try:
         block: Any = Block.load(name)
         block.notify(message(watch, findings), f"cascade-distill {watch.name}: {findings[0].cause}")
@@ -121,7 +124,7 @@ def _through_block(watch: Watch, findings: Sequence[Finding], name: str) -> str 
     return None
 
 
-def _emit(watch: Watch, findings: Sequence[Finding]) -> str | None:
+def _emit(watch: Watch, findings: Sequence[Finding], policy: MonitorPolicy) -> str | None:
     """The event that an automation waits for; only where a Prefect server is configured to receive it."""
     from prefect.settings import PREFECT_API_URL
 

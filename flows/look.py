@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.alarms import mark_told, tell, untold
+from flows.alarms import tell
 from flows.config import RunConfig
 from flows.context import State
 from flows.metrics import write_metrics
@@ -21,7 +21,7 @@ class Looked:
 
     watch: Watch
     told: tuple[Finding, ...]
-    """Findings that were sent out: the new ones, and those that nobody was reminded of for long."""
+    """Findings that are news: the new ones, and those that nobody was reminded of for long."""
     warnings: tuple[str, ...]
     """Channels that did not take them."""
     dashboard: Path
@@ -36,7 +36,5 @@ def look_once(config: RunConfig, state: State, *, notify: bool = True) -> Looked
     write_dashboard(dashboard, found)
     if not notify:
         return Looked(found, (), (), dashboard)
-    news = untold(folder, found, config.monitor)
-    warnings = tell(found, news, config.monitor)
-    mark_told(folder, found, news)
+    news, warnings = tell(folder, found, config.monitor)
     return Looked(found, tuple(news), tuple(warnings), dashboard)

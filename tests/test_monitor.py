@@ -23,7 +23,7 @@ from cascade.errors import InputError
 from cascade.trace import TokenConfidence
 from cascade.verifiers import Verifier
 from cascade.verifiers.rules import RulesConfig
-from flows.alarms import mark_told, message, tell, untold
+from flows.alarms import message, tell
 from flows.cli import app
 from flows.config import build_config, merge, read_yaml
 from flows.context import open_state
@@ -172,16 +172,15 @@ def test_days_that_are_over_are_counted_once_and_again_when_prices_change(quiet)
 
 def test_a_drift_is_told_once_and_again_after_some_days(quiet, monkeypatch):
     config, state = quiet
-    look_once(config, state)
     drift(state)
     with serve(lambda body, n: (200, {})) as hook:
         monkeypatch.setenv(HOOK, hook.url)
         done = look_once(config, state)
         assert [finding.cause for finding in done.told] == [Cause.TRAFFIC]
-        assert done.told[0].began == (START + 3 * WEEK).date()
-        assert done.warnings == () and look_once(config, state).told == ()
+        assert done.told[0].began == (START + 3 * WEEK).date() and done.warnings == ()
+        assert tell(folder_of(state), done.watch, config.monitor) == ([], [])
         state.traces.add(served(4, new=0.4, rate=0.5))
-        assert len(look_once(config, state).told) == 1
+        assert len(tell(folder_of(state), watch(config, state), config.monitor)[0]) == 1
     assert len(hook.bodies) == 2
     body = hook.bodies[0]
     assert body["text"] == message(done.watch, done.told)
@@ -191,10 +190,11 @@ def test_a_drift_is_told_once_and_again_after_some_days(quiet, monkeypatch):
 
 def test_an_alarm_that_went_away_is_told_when_it_comes_back(alarmed, tmp_path):
     policy = MonitorPolicy()
-    mark_told(tmp_path, alarmed, untold(tmp_path, alarmed, policy))
-    assert untold(tmp_path, alarmed, policy) == []
-    mark_told(tmp_path, replace(alarmed, findings=()), [])
-    assert untold(tmp_path, alarmed, policy) == list(alarmed.findings)
+    assert tell(tmp_path, alarmed, policy) == (list(alarmed.findings), [])
+    assert tell(tmp_path, alarmed, policy) == ([], [])
+    assert tell(tmp_path, replace(alarmed, version="v9"), policy) == ([], [])  # a rollback does not make it new
+    assert tell(tmp_path, replace(alarmed, findings=()), policy) == ([], [])
+    assert tell(tmp_path, alarmed, policy) == (list(alarmed.findings), [])
 
 
 @pytest.mark.parametrize(
@@ -206,27 +206,30 @@ def test_an_alarm_that_went_away_is_told_when_it_comes_back(alarmed, tmp_path):
         ("http://[secret-token", "ValueError"),
     ],
 )
-def test_a_dead_webhook_is_one_warning_that_keeps_its_secret(alarmed, monkeypatch, capfd, url, says):
+def test_a_dead_webhook_is_one_warning_that_keeps_its_secret(alarmed, tmp_path, monkeypatch, capfd, url, says):
     monkeypatch.setenv(HOOK, url)
-    warnings = tell(alarmed, alarmed.findings, MonitorPolicy())
+    _, warnings = tell(tmp_path, alarmed, MonitorPolicy())
     assert len(warnings) == 1 and says in warnings[0] and HOOK in warnings[0]
-    assert all("secret-token" not in text for text in [*warnings, *capfd.readouterr()])
+    kept = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert all("secret-token" not in text for text in [*warnings, *kept, *capfd.readouterr()])
 
 
-def test_a_webhook_that_refuses_is_a_warning_with_its_status(alarmed, monkeypatch):
-    with serve(lambda body, n: (503, {"secret": "no"})) as hook:
+def test_a_webhook_that_refused_is_tried_again_and_nobody_else(alarmed, tmp_path, monkeypatch):
+    with serve(lambda body, n: (503 if n == 1 else 200, {"secret": "no"})) as hook:
         monkeypatch.setenv(HOOK, hook.url)
-        warnings = tell(alarmed, alarmed.findings, MonitorPolicy())
-    assert warnings == [f"the webhook of {HOOK} was not told: it answered 503"]
+        policy = MonitorPolicy()
+        first, second, third = (tell(tmp_path, alarmed, policy) for _ in range(3))
+    assert first == (list(alarmed.findings), [f"the webhook of {HOOK} was not told: it answered 503"])
+    assert second == third == ([], [])
+    assert len(hook.bodies) == 2
 
 
-def test_a_prefect_server_that_is_down_is_a_warning(alarmed):
+def test_a_prefect_server_that_is_down_is_a_warning(alarmed, tmp_path):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        warnings = tell(alarmed, alarmed.findings, MonitorPolicy())
+        _, warnings = tell(tmp_path / "a", alarmed, MonitorPolicy())
         assert len(warnings) == 1 and "cascade-distill.drift was not sent" in warnings[0]
-        lenient = replace(alarmed.findings[0], cause=Cause.LENIENT)
-        assert tell(alarmed, [lenient], MonitorPolicy()) == []  # no run cures it: no event
-    assert tell(alarmed, alarmed.findings, MonitorPolicy()) == []  # no server is configured
+        lenient = replace(alarmed, findings=(replace(alarmed.findings[0], cause=Cause.LENIENT),))
+        assert tell(tmp_path / "b", lenient, MonitorPolicy())[1] == []  # no run cures it: no event
 
 
 def test_a_verifier_replaced_by_hand_is_compared_with_what_the_same_model_did(quiet):
