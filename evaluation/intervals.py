@@ -53,6 +53,19 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(successes / n, low, high, n, "clopper-pearson")
 
 
+def newcombe_difference(hits: int, n: int, base_hits: int, base_n: int, confidence: float = 0.95) -> Interval:
+    """Interval of the difference of two independent rates, hits / n - base_hits / base_n.
+
+    Newcombe 1998 (Statistics in Medicine 17:873), method 10: the two rates' Wilson intervals, added by squares. Its n
+    is that of the first rate. InputError as `wilson`.
+    """
+    new, base = wilson(hits, n, confidence), wilson(base_hits, base_n, confidence)
+    value = new.value - base.value
+    low = value - math.hypot(new.value - new.low, base.high - base.value)
+    high = value + math.hypot(new.high - new.value, base.value - base.low)
+    return Interval(value, max(-1.0, low), min(1.0, high), n, "newcombe")
+
+
 def tango_difference(
     n_better: int, n_worse: int, n: int, confidence: float = 0.95, *, correction: float = 0.0
 ) -> Interval:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.calibration import ReliabilityBin, RiskCoverage
+from monitoring.records import Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,6 +155,26 @@ def bars(rows: Sequence[Bar], axis: str, line: tuple[float, str] | None = None, 
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
     axes.set_xlim(0, 1.18 * top or 1)
     axes.set_xlabel(axis)
+    _plain(axes)
+    return _svg(figure)
+
+
+def weeks(check: Check) -> str:
+    """A check's weekly values with their intervals, its bar, and the week in which an alarm began."""
+    figure = _figure(5.2, 2.3)
+    axes = figure.subplots()
+    x = [f"{point.week:%d %b}" for point in check.series]
+    values = [point.value for point in check.series]
+    axes.fill_between(x, [p.low for p in check.series], [p.high for p in check.series], color=MUTED, alpha=0.6, lw=0)
+    axes.plot(x, values, color=AFTER, marker="o", markersize=4, linewidth=1.6)
+    if check.bar is not None:
+        axes.axhline(-check.bar if check.falling else check.bar, color="#d1603d", linestyle="--", linewidth=1.1)
+    if check.baseline is not None:
+        axes.axhline(check.baseline, color=BEFORE, linestyle=":", linewidth=1.1)
+    began = None if check.began is None else f"{check.began:%d %b}"
+    if began in x:
+        axes.axvline(x.index(began), color="#d1603d", linewidth=6, alpha=0.25)
+    axes.margins(x=0.05)
     _plain(axes)
     return _svg(figure)
 

@@ -1,7 +1,8 @@
 """The command line: `cascade-distill --help`.
 
 Exit status: 0 done (and, of `run`, promoted), 2 a message for the user, 3 the gate (or a person) rejected, 4 the gate
-could not tell, 5 the candidate waits for approval, 6 `verify` found a difference.
+could not tell, 5 the candidate waits for approval, 6 `verify` found a difference, 7 a check of `monitor
+--fail-on-alarm` fired.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import warnings
 import typer
 
 from cascade.errors import CascadeDistillError
-from flows.commands import checks, clusters, gate, loop, privacy, registry, schedule, traffic, train
+from flows.commands import checks, clusters, gate, loop, privacy, registry, schedule, traffic, train, watch
 
 app = typer.Typer(
     help="Closes the loop on an LLM cascade: escalations, clusters, targeted answers, LoRA, gate, promotion.\n\n"
@@ -41,6 +42,7 @@ COMMANDS = (
     registry.rollback,
     registry.status,
     schedule.serve_flows,
+    watch.monitor,
     checks.doctor,
     checks.plan,
     privacy.forget,

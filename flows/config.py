@@ -23,6 +23,7 @@ from clustering.lineage import LineageConfig
 from clustering.target import TargetConfig
 from finetune.spec import TrainConfig
 from finetune.training_set import TrainingSetConfig
+from monitoring.policy import MonitorPolicy
 from promotion.gate import GatePolicy
 from promotion.rollout import RolloutConfig
 
@@ -128,6 +129,7 @@ class RunConfig(_Strict):
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
     runner: RunnerConfig = RunnerConfig()
+    monitor: MonitorPolicy = MonitorPolicy()
     approval_timeout_s: float = Field(7 * 86400.0, gt=0)
     """How long a flow under a Prefect server pauses for a person's word; `approve` and `reject` work after it too."""
     preference_judge: OpenAITierConfig | None = None

@@ -22,6 +22,8 @@ from flows.charts import cluster_map_png
 from flows.context import RunContext, State
 from flows.doctor import CheckResult
 from flows.forget import ForgetPlan
+from flows.look import Looked
+from flows.monitor_page import check_rows
 from flows.plan import Plan, Planned
 from flows.recorded import PolicyResult, RecordedReplay
 from flows.records import (
@@ -47,6 +49,7 @@ from flows.summary import (
     metric_rows,
     path_sentences,
 )
+from monitoring.records import Status
 from promotion.approval import needs_word
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
@@ -325,6 +328,24 @@ def print_status(state: State, runs: Path) -> None:
     table("History", history)
     folders = sorted(path.parent for path in runs.glob("*/run.json"))
     table("Runs", [{"run": f.name, "reached": _reached(f)} for f in folders])
+
+
+def print_watch(done: Looked) -> None:
+    """A look: every check, what is behind the alarms, who was told, where the dashboard is."""
+    watch = done.watch
+    since = f"{watch.n:,} queries up to {watch.at[:16]}, compared with {watch.reference}"
+    table(f"{watch.name}, {watch.version} in service: {since}", check_rows(watch))
+    for check in watch.checks:
+        if check.status is Status.UNKNOWN:
+            say(f"[yellow]{check.name}[/]: cannot tell, {escape(check.sentence)}")
+    for finding in watch.findings:
+        say(f"[bold red]{str(finding.cause).upper()}[/], since the week of {finding.began}: {escape(finding.evidence)}")
+        say(f"    do: {escape(finding.action)}")
+    if not watch.findings and any(check.status is Status.OK for check in watch.checks):
+        say("[bold green]nothing is out of bounds[/]")
+    for warning in done.warnings:
+        say(f"[yellow]{escape(warning)}[/]")
+    say(f"\ndashboard: {done.dashboard.resolve()}")
 
 
 def print_canary(done: CanaryResult) -> None:

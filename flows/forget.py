@@ -25,6 +25,7 @@ from flows.config import RunConfig
 from flows.context import State, open_state
 from flows.records import BUILD, COLLECT, TRAIN
 from flows.rundir import read_json
+from flows.watching import forget_queries
 from promotion.registry import Version
 
 EMBEDDINGS = "embeddings.db"
@@ -138,6 +139,7 @@ def forget(config: RunConfig, plan: ForgetPlan, *, runs: bool) -> None:
     forget_texts(state.root / EMBEDDINGS, plan.texts)
     for verifier in plan.verifiers:
         forget_entries(state.root / VERIFIERS, verifier.bank)
+    forget_queries(state, [query.id for query in (*plan.traces, *plan.copies)])
     # What finds the rest comes last: traces, and the runs' copies.
     for run in plan.runs if runs else ():
         shutil.rmtree(run.folder)

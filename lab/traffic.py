@@ -39,6 +39,54 @@ class TrafficConfig(BaseModel):
     start: datetime = datetime(2026, 1, 5, tzinfo=UTC)
 
 
+class Arrivals(BaseModel):
+    """A deployment of several weeks in which product lines arrive, a few at a time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weeks: int = Field(8, ge=1)
+    queries_per_week: int = Field(5000, ge=7)
+    arrive: dict[int, int] = Field(default_factory=dict)
+    """New lines by the week that brings them, counted from 1; the lines come in the order of their definition."""
+    share_per_line: float = Field(0.055, ge=0, le=1)
+    """Of the traffic, once a line is there."""
+    out_of_scope_share: float = Field(0.06, ge=0, le=1)
+    users: int = Field(400, ge=1)
+    start: datetime = datetime(2026, 1, 5, tzinfo=UTC)
+
+    def lines(self, week: int) -> int:
+        """How many new lines there are in a week."""
+        return min(len(NEW), sum(n for first, n in self.arrive.items() if first <= week))
+
+
+def generate_weeks(config: Arrivals, seed: int, *, avoid: Collection[str] = ()) -> list[list[dict[str, Any]]]:
+    """Rows as those of `generate_traffic`, one list per week; spread evenly over the week, so that days are alike."""
+    rng, banned = random.Random(f"weeks-{seed}"), frozenset(avoid)
+    users = [f"user-{number:04d}" for number in range(config.users)]
+    weights = [1 / (rank + 10) for rank in range(config.users)]
+    weeks = []
+    for week in range(1, config.weeks + 1):
+        rows = []
+        for number in range(config.queries_per_week):
+            query = _draw_line(config, week, rng)
+            while query.text in banned:
+                query = _draw_line(config, week, rng)
+            moment = config.start + (week - 1) * WEEK + number / config.queries_per_week * WEEK
+            row = _row(number, moment, week, query, rng.choices(users, weights)[0])
+            rows.append({**row, "id": f"w{week:02d}-{number:06d}"})
+        weeks.append(rows)
+    return weeks
+
+
+def _draw_line(config: Arrivals, week: int, rng: random.Random) -> Query:
+    lot, lines = rng.random(), config.lines(week)
+    if lot < config.out_of_scope_share:
+        return draw_out_of_scope(rng)
+    if lot < config.out_of_scope_share + lines * config.share_per_line:
+        return draw_query(rng.choice(NEW[:lines]), rng)
+    return draw_query(rng.choice(KNOWN), rng)
+
+
 def generate_traffic(config: TrafficConfig, seed: int, *, avoid: Collection[str] = ()) -> list[dict[str, Any]]:
     """Rows {id, time, route, user, messages, schema, reference, tags}, ordered by time; weeks count from 1.
 

@@ -39,8 +39,10 @@ from flows.rundir import read_json, read_jsonl, write_jsonl
 from flows.serve import Replay, replay_traffic
 from flows.simulation import run_table
 from flows.verify import verify_run
+from flows.watching import reference_of, watch
 from lab.score import score_clusters
 from lab.world import World
+from monitoring.records import Name, Status
 from promotion.approval import Word
 from promotion.online import Standing
 from promotion.simulate import Effect, simulate
@@ -356,6 +358,23 @@ def test_of_two_runs_that_beat_the_same_champion_one_is_promoted(improved: RunCo
         with pytest.raises(PromotionConflict, match=f"was measured against {ctx.champion_id}, but {other.id}"):
             assess.promote(ctx, "test")
     assert registry.aliases()["champion"] == other.id
+
+
+def test_the_monitor_compares_a_promoted_version_with_its_held_out_slice(improved: RunContext, tmp_path: Path) -> None:
+    ctx = copied(improved, tmp_path)
+    promoted = assess.promote(ctx, "test")
+    assert promoted is not None and promoted.counts["promoted"]
+    champion = ctx.state.registry.resolve("champion")
+    reference = reference_of(ctx.config, ctx.state, champion, ctx.prices)
+    measured = load_report(ctx.run.stage(EVALUATE)).overall.candidate.escalation_rate
+    assert reference is not None and reference.n == measured.n
+    assert reference.n_escalated / reference.n == pytest.approx(measured.value)
+    found = watch(ctx.config, ctx.state)
+    checks = {check.name: check for check in found.checks}
+    assert set(checks) == set(Name) and found.n == 0
+    assert {checks[name].status for name in Name if name is not Name.VERIFIER} == {Status.UNKNOWN}
+    replayed = checks[Name.VERIFIER]  # on the very rows that it was evaluated on
+    assert replayed.status is Status.OK and replayed.value == 0 and replayed.n > 0
 
 
 def test_a_simulation_on_the_runs_rows(improved: RunContext) -> None:

@@ -1,0 +1,1 @@
+"""Traces since the last promotion -> checks -> findings: what has changed in a cascade that nobody is looking at."""
