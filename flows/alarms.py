@@ -21,7 +21,7 @@ from flows.rundir import read_json, write_json
 from monitoring.policy import MonitorPolicy
 from monitoring.records import Finding, Watch
 
-EVENT = "cascade-distill.drift"
+DRIFT_EVENT = "cascade-distill.drift"
 """Emitted for what an improvement run cures; its resource is `cascade-distill.<name of the configuration>`."""
 TIMEOUT_S = 10.0
 READER = "reader"
@@ -29,6 +29,11 @@ READER = "reader"
 
 Send = Callable[[Watch, Sequence[Finding], MonitorPolicy], str | None]
 """Tells of findings; returns a warning where it could not."""
+
+
+def drift_resource(name: str) -> str:
+    """The resource that a drift alarm is about: the configuration of that name."""
+    return f"cascade-distill.{name}"
 
 
 def tell(folder: Path, watch: Watch, policy: MonitorPolicy) -> tuple[list[Finding], list[str]]:
@@ -137,7 +142,8 @@ def _emit(watch: Watch, findings: Sequence[Finding], policy: MonitorPolicy) -> s
     with get_client(sync_client=True) as client:
         problem = client.api_healthcheck()  # an event to a server that is down is lost without a word
     if problem is not None:
-        return f"the event {EVENT} was not sent, no Prefect server answers at PREFECT_API_URL: {type(problem).__name__}"
-    resource = {"prefect.resource.id": f"cascade-distill.{watch.name}", "prefect.resource.name": watch.name}
-    sent = emit_event(EVENT, resource, payload=payload(watch, curable))
-    return None if sent is not None else f"the event {EVENT} was not sent: Prefect's own log says why"
+        why = f"no Prefect server answers at PREFECT_API_URL: {type(problem).__name__}"
+        return f"the event {DRIFT_EVENT} was not sent, {why}"
+    resource = {"prefect.resource.id": drift_resource(watch.name), "prefect.resource.name": watch.name}
+    sent = emit_event(DRIFT_EVENT, resource, payload=payload(watch, curable))
+    return None if sent is not None else f"the event {DRIFT_EVENT} was not sent: Prefect's own log says why"

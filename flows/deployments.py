@@ -28,12 +28,14 @@ from prefect.types.entrypoint import EntrypointType
 
 from cascade.errors import ConfigError
 from flows import scheduled
+from flows.alarms import DRIFT_EVENT, drift_resource
+from flows.monitor import monitor
 
-DRIFT_EVENT = "cascade-distill.drift"
-"""Name of the event by which a drift alarm starts an improvement run."""
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 WEEKLY = "0 3 * * 1"
 """Mondays at 03:00."""
+DAILY = "0 6 * * *"
+"""Every day at 06:00."""
 SERVER_STOP_S = 30.0
 SERVER_START_S = 300.0
 """A first start makes the database: on a busy machine minutes."""
@@ -45,14 +47,10 @@ class Schedules:
 
     improve: str | None = WEEKLY
     """Cron, as minute, hour, day, month, day of the week."""
+    monitor: str | None = DAILY
     timezone: str = "UTC"
     on_drift: bool = True
     """Whether a drift alarm starts an improvement run."""
-
-
-def drift_resource(name: str) -> str:
-    """The resource that a drift alarm is about: the configuration of that name."""
-    return f"cascade-distill.{name}"
 
 
 def build_deployments(config: Path, name: str, schedules: Schedules) -> list[RunnerDeployment]:
@@ -67,6 +65,7 @@ def build_deployments(config: Path, name: str, schedules: Schedules) -> list[Run
             triggers,
         ),
         _deployment(scheduled.compare, config, name),
+        _deployment(monitor, config, name, _schedule("monitor", schedules.monitor, DAILY, schedules.timezone)),
     ]
 
 

@@ -126,6 +126,7 @@ def test_the_deployments_of_prefect_yaml_fit_their_flows() -> None:
     assert {(entry.name, entry.entrypoint) for entry in read.deployments} == {
         ("weekly", "flows/scheduled.py:improve"),
         ("manual", "flows/scheduled.py:compare"),
+        ("daily", "flows/monitor.py:monitor"),
     }
     for entry in read.deployments:
         path, _, function = str(entry.entrypoint).partition(":")
@@ -146,9 +147,10 @@ def test_the_deployments_of_prefect_yaml_fit_their_flows() -> None:
 
 
 def test_without_a_schedule_a_deployment_waits_for_a_hand(tmp_path: Path) -> None:
-    improve, compare = build_deployments(config_file(tmp_path, "x"), "x", Schedules(improve=None, on_drift=False))
-    assert [entry.active for entry in improve.schedules or []] == [False]
-    assert (times(improve), times(compare)) == ("by hand", "by hand")
+    when = Schedules(improve=None, monitor=None, on_drift=False)
+    improve, compare, monitor = build_deployments(config_file(tmp_path, "x"), "x", when)
+    assert [entry.active for entry in (*(improve.schedules or []), *(monitor.schedules or []))] == [False, False]
+    assert {times(made) for made in (improve, compare, monitor)} == {"by hand"}
     assert improve.triggers == []
 
 

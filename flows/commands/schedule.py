@@ -15,6 +15,7 @@ def serve_flows(
     improve_cron: Annotated[
         str, typer.Option(help="When to improve: minute hour day month weekday, or 'never'.")
     ] = "0 3 * * 1",
+    monitor_cron: Annotated[str, typer.Option(help="When to look whether it got worse, or 'never'.")] = "0 6 * * *",
     timezone: Annotated[str, typer.Option(help="Time zone of the schedules.")] = "UTC",
     on_drift: Annotated[
         bool, typer.Option("--on-drift/--no-on-drift", help="Let a drift alarm start an improvement run.")
@@ -34,7 +35,8 @@ def serve_flows(
 
     with opened(config, start_lab=False) as (settings, _):
         name = settings.name
-    when = Schedules(None if improve_cron == "never" else improve_cron, timezone, on_drift)
+    improve, monitor = (None if cron == "never" else cron for cron in (improve_cron, monitor_cron))
+    when = Schedules(improve=improve, monitor=monitor, timezone=timezone, on_drift=on_drift)
     deployments = build_deployments(config, name, when)
     with local_server(port) if with_server else nullcontext(require_server()) as url:
         rows = [
