@@ -12,12 +12,10 @@ and one ledger on one machine is what makes the budget hard.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from flows.config import RunnerConfig
 
 Task = TypeVar("Task")
-IN_FLIGHT = 64  # shards that a cluster holds at once: the rest are not made yet
 
 
 class Run(Protocol):
@@ -76,13 +73,9 @@ def _ray(config: RunnerConfig) -> Iterator[Run]:
 
         def run(function: Callable[[Any], Path], tasks: Iterable[Any]) -> Iterator[Path]:
             shard = task(name=function.__name__, cache_policy=NO_CACHE, retries=2)(_called)
-            rest, sent = iter(tasks), deque[Any]()
-            while True:
-                for record in islice(rest, IN_FLIGHT - len(sent)):
-                    sent.append(runner.submit(shard, {"function": function, "record": record}))
-                if not sent:
-                    return
-                yield sent.popleft().result()
+            futures = [runner.submit(shard, {"function": function, "record": record}) for record in tasks]
+            for future in futures:
+                yield future.result()
 
         yield run
 
