@@ -88,17 +88,23 @@ def reference_of(config: RunConfig, state: State, champion: Version, prices: Pri
     path = folder_of(state) / f"reference-{model_of(champion)}.json"
     if path.exists():
         return Reference.from_dict(read_json(path))
-    found = _from_run(config, champion, prices) or _from_traces(config, state, champion, prices)
+    found = _from_run(config, state, champion, prices) or _from_traces(config, state, champion, prices)
     if found is not None:
         write_json(path, found.to_dict())
     return found
 
 
-def _from_run(config: RunConfig, champion: Version, prices: PriceTable) -> Reference | None:
-    """The held-out slice of the run that made the champion, where its folder is still there."""
-    run = RunDir(config.runs / (champion.run_id or "none"))
-    if run.manifest(EVALUATE) is None or champion.adapter_digest is None:
+def _from_run(config: RunConfig, state: State, champion: Version, prices: PriceTable) -> Reference | None:
+    """The held-out slice of the run that made the champion's model, where its folder is still there.
+
+    The version in service may have been made from that one by hand.
+    """
+    models = [version for version in state.registry.versions() if model_of(version) == model_of(champion)]
+    runs = [(version, RunDir(config.runs / (version.run_id or "none"))) for version in reversed(models)]
+    measured = [(version, run) for version, run in runs if run.manifest(EVALUATE) is not None]
+    if not measured or champion.adapter_digest is None:
         return None
+    version, run = measured[0]
     rows = [paired_row_from_dict(row) for row in read_jsonl(run.stage(EVALUATE) / "pairs.jsonl")]
     parts = [_part(run, part) for part in ("calibration", "heldout")]
     queries = {trace.query.id: trace.query for part in parts for trace in part}
@@ -106,7 +112,7 @@ def _from_run(config: RunConfig, champion: Version, prices: PriceTable) -> Refer
     kept = set(by_lot(row.query_id for row in rows)[: config.monitor.replay_rows])
     return Reference(
         model=model_of(champion),
-        version=champion.id,
+        version=version.id,
         source=f"{len(rows):,} held-out queries of run {run.run_id}",
         until=until,
         n=len(rows),

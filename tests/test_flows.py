@@ -365,9 +365,14 @@ def test_the_monitor_compares_a_promoted_version_with_its_held_out_slice(improve
     promoted = assess.promote(ctx, "test")
     assert promoted is not None and promoted.counts["promoted"]
     champion = ctx.state.registry.resolve("champion")
-    reference = reference_of(ctx.config, ctx.state, champion, ctx.prices)
+    by_hand = ctx.state.registry.register(
+        name=champion.name, base_model=champion.base_model, adapter=champion.adapter, verifier=champion.verifier
+    )
+    ctx.state.registry.promote(by_hand.id, who="somebody", why="before anybody looked")
+    reference = reference_of(ctx.config, ctx.state, ctx.state.registry.resolve("champion"), ctx.prices)
+    assert reference is not None and reference.version == champion.id
     measured = load_report(ctx.run.stage(EVALUATE)).overall.candidate.escalation_rate
-    assert reference is not None and reference.n == measured.n
+    assert reference.n == measured.n
     assert reference.n_escalated / reference.n == pytest.approx(measured.value)
     found = watch(ctx.config, ctx.state)
     checks = {check.name: check for check in found.checks}
