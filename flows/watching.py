@@ -132,9 +132,9 @@ def _part(run: RunDir, part: str) -> list[Trace]:
 
 
 def _from_traces(config: RunConfig, state: State, champion: Version, prices: PriceTable) -> Reference | None:
-    """The champion's own first days, once they are over. Versions of the same model had another verifier."""
+    """The champion's own first days, once they are over."""
     policy, span = config.monitor, state.traces.span()
-    others = {version.id for version in state.registry.versions()} - {champion.id}  # names it lacks count as its own
+    others = _others(state, champion)
     day = span.first.replace(hour=0, minute=0, second=0, microsecond=0) if span else None
     while span is not None and day is not None and day <= span.last:
         times = [t.query.time for t in state.traces.between(day, day + DAY) if t.cheap_version not in others]
@@ -171,8 +171,9 @@ def _from_traces(config: RunConfig, state: State, champion: Version, prices: Pri
 
 
 def _others(state: State, champion: Version) -> set[str]:
-    """Versions of another model: their traces say nothing of this one. Names that the registry lacks count."""
-    return {version.id for version in state.registry.versions() if model_of(version) != model_of(champion)}
+    """Versions whose traces say nothing of the champion: another model's, or the same one's under another verifier,
+    whose verdicts were others. Names that the registry lacks count as the champion's."""
+    return {version.id for version in state.registry.versions()} - {champion.id}
 
 
 def _verifier(config: RunConfig, champion: Version) -> Any:

@@ -67,7 +67,7 @@ def served(number, n=700, **changes):
     """A week of the lab's questions; the verifier's score is the answer's mean log-probability."""
     rng = random.Random(number)
     traces = []
-    for trace in traffic(START + number * WEEK, n, seed=number, version="v1", **changes):
+    for trace in traffic(START + number * WEEK, n, seed=int(number), **{"version": "v1", **changes}):
         new = trace.query.text.startswith("new")
         text = draw_query(rng.choice(NEW if new else KNOWN), rng).text
         query = replace(trace.query, messages=({"role": "user", "content": text},), user=f"u{rng.randrange(50)}")
@@ -245,6 +245,14 @@ def test_a_verifier_replaced_by_hand_is_compared_with_what_the_same_model_did(qu
         assert found.version == version.id and found.reference.startswith("v1: its first 7 days")
     forget_reference(state)
     assert watch(config, state).findings == ()  # it is meant to be so
+
+
+def test_what_another_verifier_did_is_not_held_against_the_champion(quiet):
+    config, state = quiet
+    strict = state.registry.register(name="lab-student", base_model="none", verifier=verifier(0.8), run_id="hand")
+    state.traces.add(served(3, rate=0.7, days=3, version=strict.id))  # and was rolled back
+    state.traces.add(served(3.5, days=3))
+    assert watch(config, state).findings == ()
 
 
 def test_forgetting_takes_queries_out_of_what_the_monitor_keeps(quiet):
