@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def draw(path: Path, days: Sequence[Day]) -> None:
         for axes in (top, middle, bottom):
             axes.axvline(7 * (week - 1) - 0.5, color="#e3e7ec", linewidth=0.8, zorder=0)
         if week in PLANS:
-            top.annotate(PLANS[week], (7 * week - 4, ceiling), ha="center", va="top", fontsize=8, fontweight="bold")
+            top.annotate(
+                fill(PLANS[week], 16), (7 * week - 4, ceiling), ha="center", va="top", fontsize=8, fontweight="bold"
+            )
     top.set(ylim=(0, ceiling), ylabel="% escalated", title="Eight weeks; triangles: what the monitor said, and when")
     top.legend(loc="center left", frameon=False, fontsize=8)
     middle.plot(x, usd, color="#b8892f", linewidth=1.4)
