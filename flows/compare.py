@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from flows import assess, stages
 from flows.arms import Arm, choose_arms
-from flows.comparison import ArmResult, figures, result_of, rows_of, write_comparison
+from flows.comparison import ArmResult, figures, result_of, write_comparison
+from flows.comparison_tables import rows_of
 from flows.config import RunConfig
 from flows.context import RunContext, open_run, start_run
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from cascade.errors import InputError
+from cascade.grade import GradeKind, grade
 from evaluation.experiment import Resampled, SeedOutcome, difference, gain, resample, saving, times_as_much
 from evaluation.intervals import FloatArray, Interval
+from evaluation.matched import Swept, costs_at_quality
 from evaluation.report import EvaluationReport
-from flows.arms import ARMS, TARGETED, UNTARGETED
+from flows.arms import UNTARGETED
 from flows.assess import training_usd
 from flows.context import RunContext
 from flows.records import BUILD, EVALUATE, TRAIN, load_report
@@ -21,8 +23,12 @@ from flows.rundir import read_json, read_jsonl, write_json
 from flows.summary import cut, percent, points
 from promotion.gate import decide
 
-Measure = Literal["cost", "escalations", "quality"]
+Measure = Literal["cost", "escalations", "quality", "matched"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""What a query cost, whether it escalated, what its answer was worth, and what it cost where the arm's threshold is
+moved until it serves what the champion serves (`evaluation.matched`)."""
 CONFIDENCE = 0.9
+SIDES = ("champion", "candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +123,45 @@ def by_level(results: Sequence[ArmResult]) -> dict[int, dict[str, list[ArmResult
 def outcomes(arms: Mapping[str, Sequence[ArmResult]], measure: Measure) -> dict[str, list[SeedOutcome]]:
     """Per held-out query what the champion's cascade and each arm's cost, did or were worth. Raises InputError where a
     cost is unknown."""
-    return {arm: [_outcome(r.folder / "pairs.jsonl", measure) for r in own] for arm, own in arms.items()}
+    return {arm: [_outcome(result, measure) for result in own] for arm, own in arms.items()}
 
 
-def _outcome(path: Path, measure: Measure) -> SeedOutcome:
-    pairs = np.array([[_value(row[side], measure) for side in ("champion", "candidate")] for row in read_jsonl(path)])
-    if np.isnan(pairs).any():
+def _outcome(result: ArmResult, measure: Measure) -> SeedOutcome:
+    path = result.folder / "pairs.jsonl"
+    rows = read_jsonl(path)
+    if any(row[side]["cost_usd"] is None or row["flagship_cost_usd"] is None for row in rows for side in SIDES):
         raise InputError(f"{path}: the cost of some queries is unknown (an endpoint gave no token counts)")
+    if measure == "matched":
+        return _matched(rows, cast(GradeKind, result.report.grade_kind))
+    pairs = np.array([[_value(row[side], measure) for side in SIDES] for row in rows])
     return SeedOutcome(pairs[:, 0], pairs[:, 1])
+
+
+def _matched(rows: Sequence[Mapping[str, Any]], grade_kind: GradeKind) -> SeedOutcome:
+    flagship = np.array([grade(row["flagship"]["text"], row["reference"], grade_kind) for row in rows])
+    quality = float(np.mean([row["champion"]["served_correct"] for row in rows]))
+    before, after = (costs_at_quality(_swept(rows, side, flagship), quality) for side in SIDES)
+    return SeedOutcome(before, after)
+
+
+def _swept(rows: Sequence[Mapping[str, Any]], side: str, flagship: FloatArray) -> Swept:
+    sides = [row[side] for row in rows]
+    usd = np.array([row["flagship_cost_usd"] for row in rows])
+    paid = np.where([one["accepted"] for one in sides], 0.0, usd)
+    scores = [-np.inf if one["score"] is None or not one["passes_rules"] else one["score"] for one in sides]
+    return Swept(
+        score=np.array(scores),
+        cheap=np.array([one["correct_cheap"] for one in sides]),
+        own_usd=np.array([one["cost_usd"] for one in sides]) - paid,
+        flagship=flagship,
+        flagship_usd=usd,
+    )
 
 
 def _value(side: Mapping[str, Any], measure: Measure) -> float:
     if measure == "escalations":
         return float(not side["accepted"])
-    value = side["cost_usd" if measure == "cost" else "served_correct"]
-    return float("nan") if value is None else float(value)
+    return float(side["cost_usd" if measure == "cost" else "served_correct"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +181,12 @@ class Figures:
     """How much more cost it saves than untargeted, in shares of the champion's cost; None of untargeted itself."""
     times_untargeted: Interval | None
     """How many times untargeted's cost saving; None where that is not told apart from zero."""
+    matched: Interval
+    """Relative cost saving at the champion's quality."""
+    matched_over: Interval | None
+    """As `over_untargeted`, at the champion's quality."""
+    matched_times: Interval | None
+    """As `times_untargeted`, at the champion's quality."""
 
 
 def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> list[Figures]:
@@ -158,15 +194,12 @@ def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> lis
     one run, and so have the same held-out queries."""
     found = []
     for level, arms in sorted(by_level(results).items()):
-        drawn = {
-            m: resample(outcomes(arms, m), CONFIDENCE, shared_queries=shared_queries)
-            for m in ("cost", "escalations", "quality")
-        }
+        drawn = {m: resample(outcomes(arms, m), CONFIDENCE, shared_queries=shared_queries) for m in MEASURES}
         found += [_figures(arm, level, len(own), drawn) for arm, own in arms.items()]
     return found
 
 
-def _figures(arm: str, level: int, seeds: int, drawn: Mapping[str, Resampled]) -> Figures:
+def _figures(arm: str, level: int, seeds: int, drawn: Mapping[Measure, Resampled]) -> Figures:
     cost = drawn["cost"]
     other = UNTARGETED.name if arm != UNTARGETED.name and UNTARGETED.name in cost.outcomes else None
     return Figures(
@@ -178,86 +211,7 @@ def _figures(arm: str, level: int, seeds: int, drawn: Mapping[str, Resampled]) -
         quality=gain(drawn["quality"], arm),
         over_untargeted=difference(cost, arm, other) if other else None,
         times_untargeted=times_as_much(cost, arm, other) if other else None,
+        matched=saving(drawn["matched"], arm),
+        matched_over=difference(drawn["matched"], arm, other) if other else None,
+        matched_times=times_as_much(drawn["matched"], arm, other) if other else None,
     )
-
-
-def rows_of(found: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The table of figures: one row per number of answers and arm."""
-    return [
-        {
-            "answers": f"{f.level:,}",
-            "arm": f.arm,
-            "cost": cut(f.cost),
-            "escalations": cut(f.escalations),
-            "quality": points(f.quality),
-            "more than untargeted": points(f.over_untargeted) if f.over_untargeted else "-",
-            "times untargeted": times(f.times_untargeted),
-        }
-        for f in found
-    ]
-
-
-def price_rows(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
-    """What each arm takes: flagship answers, training, and queries until the saving has paid for both."""
-    rows = []
-    for level, arms in sorted(by_level(results).items()):
-        for arm, own in arms.items():
-            rows.append(
-                {
-                    "answers": f"{level:,}",
-                    "arm": arm,
-                    "used": _mean_text([r.answers for r in own], ",.0f"),
-                    "flagship USD": _mean_text([r.answers_usd for r in own], ".4f"),
-                    "training tokens": _mean_text([r.train_tokens for r in own], ",.0f"),
-                    "training s": _mean_text([r.train_seconds for r in own], ",.0f"),
-                    "training USD": _mean_text([r.train_usd for r in own], ".4f"),
-                    "queries until paid back": _payback(own),
-                }
-            )
-    return rows
-
-
-def times(found: Interval | None) -> str:
-    """A ratio of savings with its interval; an end that no resample bounds is open."""
-    if found is None:
-        return "-"
-    high = "open" if found.high == float("inf") else f"{found.high:.1f}"
-    return f"{found.value:.1f} [{found.low:.1f}, {high}]"
-
-
-def headline(found: Sequence[Figures]) -> str:
-    """The result in one sentence, at the largest number of answers that both arms have."""
-    pairs = {(f.level, f.arm): f for f in found}
-    levels = [level for level, arm in pairs if arm == UNTARGETED.name and (level, TARGETED.name) in pairs]
-    if not levels:
-        return "No untargeted arm was run: nothing to compare with."
-    ours, other = pairs[max(levels), TARGETED.name], pairs[max(levels), UNTARGETED.name]
-    ratio = ours.times_untargeted
-    tail = f", {times(ratio)} times as much" if ratio else "; the latter is not told apart from zero"
-    return (
-        f"With {max(levels):,} flagship answers, targeted distillation changes the cascade's cost by {cut(ours.cost)}"
-        f" and untargeted by {cut(other.cost)}{tail}, at a quality difference of {points(ours.quality)} and"
-        f" {points(other.quality)} ({CONFIDENCE:.0%} intervals over queries"
-        f"{f' and {ours.seeds} seeds' if ours.seeds > 1 else ', one seed'})."
-    )
-
-
-def what_arms_are(results: Sequence[ArmResult]) -> list[dict[str, str]]:
-    """Name and meaning of each arm that was run."""
-    return [{"arm": name, "what": ARMS[name].what} for name in dict.fromkeys(r.arm for r in results)]
-
-
-def _payback(own: Sequence[ArmResult]) -> str:
-    """Mean over seeds of what answers and training cost, by the mean saving per query."""
-    spent = [None if r.answers_usd is None or r.train_usd is None else r.answers_usd + r.train_usd for r in own]
-    saved = [r.report.overall.champion.cost_per_1000_usd for r in own]
-    after = [r.report.overall.candidate.cost_per_1000_usd for r in own]
-    if any(x is None for x in (*spent, *saved, *after)):
-        return "unknown"
-    per_query = float(np.mean([b.value - a.value for b, a in zip(saved, after, strict=True) if b and a])) / 1000
-    return "never" if per_query <= 0 else f"{np.mean([x for x in spent if x is not None]) / per_query:,.0f}"
-
-
-def _mean_text(values: Sequence[float | None], form: str) -> str:
-    known: FloatArray = np.array([value for value in values if value is not None], np.float64)
-    return format(float(known.mean()), form) if len(known) == len(values) else "unknown"

@@ -7,15 +7,8 @@ from pathlib import Path
 
 from flows import charts
 from flows.arms import TARGETED
-from flows.comparison import (
-    ArmResult,
-    Figures,
-    figures,
-    headline,
-    price_rows,
-    rows_of,
-    what_arms_are,
-)
+from flows.comparison import ArmResult, Figures, figures
+from flows.comparison_tables import headline, matched_rows, price_rows, rows_of, what_arms_are
 from flows.context import RunContext
 from flows.report import render
 from flows.rundir import write_text
@@ -34,6 +27,10 @@ def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
         chart=charts.learning_curves(curves_of(found)),
         tables=[
             ("Savings by number of answers and arm", rows_of(found)),
+            (
+                "The same where thresholds are moved until arms serve the champion's quality",
+                matched_rows(found),
+            ),
             ("What each arm takes (means over seeds)", price_rows(results)),
             ("What the arms are", what_arms_are(results)),
             ("Single results", [result.row() for result in results]),

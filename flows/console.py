@@ -244,13 +244,15 @@ def print_decision(ctx: RunContext) -> None:
 
 def print_comparison(root: Path) -> None:
     """Figures by number of answers and arm, what each took, and the sentence that sums it up."""
-    from flows.comparison import figures, headline, price_rows, read_comparison, rows_of
+    from flows.comparison import figures, read_comparison
+    from flows.comparison_tables import headline, matched_rows, price_rows, rows_of
 
     results = read_comparison(root)
     found = figures(results)
     table("Single results", [result.row() for result in results])
     table("What each arm takes (means over seeds)", price_rows(results))
     table("Savings at equal flagship answers and training tokens", rows_of(found))
+    table("The same at the champion's quality", matched_rows(found))
     say(headline(found))
     say(f"\nreport: {(root / 'comparison.html').resolve()}")
 

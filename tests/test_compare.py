@@ -10,7 +10,8 @@ from labworld import small_config, small_world
 from cascade.errors import InputError
 from flows.arms import ARMS, choose_arms
 from flows.compare import prepare, run_arms
-from flows.comparison import ArmResult, figures, headline, price_rows, read_comparison, rows_of, write_comparison
+from flows.comparison import ArmResult, figures, read_comparison, write_comparison
+from flows.comparison_tables import headline, price_rows, rows_of
 from flows.console import print_comparison
 from flows.context import RunContext, start_run
 from flows.records import BUILD, TRAIN, load_pool, load_traces
@@ -109,6 +110,7 @@ def test_the_tables_and_the_page_come_from_the_files(
         assert by_arm[result.arm].cost.value == pytest.approx(saving.value)
         quality = result.report.overall.paired.quality_difference
         assert by_arm[result.arm].quality.value == pytest.approx(quality.value)
+    assert by_arm["retrieval-alone"].matched.value <= by_arm["targeted"].matched.value
     assert [row["arm"] for row in rows_of(found)] == [row["arm"] for row in price_rows(results)]
     print_comparison(root)
     shown = capsys.readouterr().out
