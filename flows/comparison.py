@@ -11,7 +11,7 @@ import numpy as np
 
 from cascade.errors import InputError
 from cascade.grade import GradeKind, grade
-from evaluation.experiment import Resampled, SeedOutcome, difference, gain, resample, saving, times_as_much
+from evaluation.experiment import Experiment, SeedOutcome, difference, gain, measure, saving, times_as_much
 from evaluation.intervals import FloatArray, Interval
 from evaluation.matched import Swept, costs_at_quality
 from evaluation.report import EvaluationReport
@@ -194,14 +194,14 @@ def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> lis
     one run, and so have the same held-out queries."""
     found = []
     for level, arms in sorted(by_level(results).items()):
-        drawn = {m: resample(outcomes(arms, m), CONFIDENCE, shared_queries=shared_queries) for m in MEASURES}
+        drawn = {kind: measure(outcomes(arms, kind), CONFIDENCE, shared_queries=shared_queries) for kind in MEASURES}
         found += [_figures(arm, level, len(own), drawn) for arm, own in arms.items()]
     return found
 
 
-def _figures(arm: str, level: int, seeds: int, drawn: Mapping[Measure, Resampled]) -> Figures:
+def _figures(arm: str, level: int, seeds: int, drawn: Mapping[Measure, Experiment]) -> Figures:
     cost = drawn["cost"]
-    other = UNTARGETED.name if arm != UNTARGETED.name and UNTARGETED.name in cost.outcomes else None
+    other = UNTARGETED.name if arm != UNTARGETED.name and UNTARGETED.name in cost.whole.before else None
     return Figures(
         arm=arm,
         level=level,
