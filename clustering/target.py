@@ -95,6 +95,8 @@ def select_targeted(
             f"{len(escalations)} escalations, {len(labels)} labels and {len(embeddings)} embeddings "
             "differ in number; cluster the same escalations again."
         )
+    if teachable is not None and len(teachable) != len(escalations):
+        raise InputError(f"{len(teachable)} teachable shares for {len(escalations)} escalations: give one for each.")
     right = np.array([e.cheap_correct is True for e in escalations], bool)
     allowed = np.ones(len(escalations), bool) if config.include_cheap_right else ~right
     dropped: Counter[str] = Counter({"cheap answer was right": int((~allowed).sum())})

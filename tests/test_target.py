@@ -152,3 +152,5 @@ def test_lengths_must_agree():
     rows, labels, clusters, points = world((10, 1.0))
     with pytest.raises(InputError, match="9 embeddings"):
         select((rows, labels, clusters, points[:-1]), 5)
+    with pytest.raises(InputError, match="3 teachable shares for 10"):
+        select((rows, labels, clusters, points), 5, teachable=np.ones(3))
