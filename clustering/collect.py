@@ -67,7 +67,12 @@ def collect_escalations(
 def distinct_rows(texts: Sequence[str]) -> NDArray[np.int64]:
     """(n,) for each text the row of its first equal, case and white space aside."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(" ".join(t.casefold().split()), row) for row, t in enumerate(texts)], np.int64)
+    return np.array([first.setdefault(levelled(text), row) for row, text in enumerate(texts)], np.int64)
+
+
+def levelled(text: str) -> str:
+    """A text with case and white space levelled: equal for copies."""
+    return " ".join(text.casefold().split())
 
 
 def _why_not(trace: Trace, start: datetime, end: datetime, kept: dict[str, Escalation]) -> str | None:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import InputError
+from clustering.collect import levelled
 
 Floats = NDArray[np.float32]
 SKETCH = 1024
@@ -160,9 +161,7 @@ def similarity(one: Seen | Known, other: Seen | Known, config: LineageConfig) ->
 def member_sketch(texts: Iterable[str]) -> frozenset[str]:
     """The 1,024 smallest digests of the texts (case and white space aside): enough to estimate Jaccard's index to a
     few hundredths for clusters of any size (bottom-k sketch, Cohen and Kaplan 2007), exact for smaller ones."""
-    digests = {
-        hashlib.sha256(" ".join(t.casefold().split()).encode("utf-8", "replace")).hexdigest()[:16] for t in texts
-    }
+    digests = {hashlib.sha256(levelled(t).encode("utf-8", "replace")).hexdigest()[:16] for t in texts}
     return frozenset(sorted(digests)[:SKETCH])
 
 

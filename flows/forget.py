@@ -23,7 +23,7 @@ from cascade.verifiers import HeldBank, forget_entries, held_banks, standing
 from clustering.embed import cached_texts, forget_texts
 from flows.config import RunConfig
 from flows.context import State, open_state
-from flows.records import BUILD, COLLECT, TRAIN
+from flows.records import BUILD, COLLECT, TRAIN, arm_stages
 from flows.rundir import read_json
 from flows.watching import forget_queries
 from promotion.registry import Version
@@ -177,8 +177,8 @@ def _copied(root: Path) -> Iterator[Query]:
 
 def _trained_ids(root: Path) -> set[str]:
     """Query ids of the run's training sets: its own, and those of a comparison's arms."""
-    files = [*root.glob(f"{BUILD}/training.jsonl"), *root.glob(f"arms/*/*/{BUILD}/training.jsonl")]
-    return {row["id"] for path in files for row in _rows(path)}
+    folders = [root / BUILD, *arm_stages(root, BUILD)]
+    return {row["id"] for folder in folders for row in _rows(folder / "training.jsonl")}
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -27,6 +27,11 @@ COLLECT, BASELINE, CLUSTER, BUILD = "01-collect", "02-baseline", "03-cluster", "
 TRAIN, EVALUATE, DECIDE, PROMOTE = "05-train", "06-evaluate", "07-decide", "08-promote"
 
 
+def arm_stages(root: Path, stage: str) -> list[Path]:
+    """Folders of a stage of all arms of a comparison in a run's folder, however deep an arm's folder lies."""
+    return sorted((root / "arms").rglob(stage))
+
+
 def load_traces(ctx: RunContext, part: str) -> list[Trace]:
     """Traces of one part of the window: pool, calibration or heldout."""
     return _traces(ctx.run.stage(COLLECT) / f"{part}.jsonl")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.trace import Trace
-from clustering.collect import Escalation, distinct_rows
+from clustering.collect import Escalation, distinct_rows, levelled
 from clustering.rivals import select_largest_gaps, select_least_sure, select_random
 from clustering.target import select_targeted
 from clustering.teachable import MOST_TRAFFIC, teachable_shares
@@ -62,8 +62,8 @@ def _teachable(
     firsts = np.unique(distinct_rows(texts))
     kept = firsts[np.unique(np.linspace(0, len(firsts) - 1, min(len(firsts), MOST_TRAFFIC)).astype(np.int64))]
     traffic = [pool[i] for i in kept.tolist()]
-    place = {_levelled(trace.query.text): row for row, trace in enumerate(traffic)}
-    own = np.array([place.get(_levelled(e.text), -1) for e in escalations], np.int64)
+    place = {levelled(trace.query.text): row for row, trace in enumerate(traffic)}
+    own = np.array([place.get(levelled(e.text), -1) for e in escalations], np.int64)
     around = embed(ctx, [trace.query.text for trace in traffic])
     return teachable_shares(vectors, own, around, np.array([p_wrong(t) for t in traffic]), ctx.config.target.neighbours)
 
@@ -72,7 +72,3 @@ def p_wrong(trace: Trace) -> float:
     """The verifier's P(wrong) of a cheap answer; where it gave none, its verdict."""
     chance = trace.verdict.p_wrong
     return float(not trace.verdict.accepted) if chance is None else chance
-
-
-def _levelled(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -29,9 +29,9 @@ def plan(
 
     With --run-id: a run on the state that this run used, as a demo leaves it.
     """
-    from flows.console import print_plan
     from flows.context import open_run, open_state
     from flows.plan import plan_run
+    from flows.plan_tables import print_plan
 
     with opened(config, start_lab=False) as (settings, _):
         if run_id is None:
