@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clustering.reduce import nearest_neighbors
+from clustering.reduce import Neighbours
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 NEIGHBOURS = 5
 _SLACK = 1.25  # beyond what is usual in a sample; without it 2 % of a cluster's own kind would stay outside
 _QUANTILE = 0.98  # a cluster's own range: how far away the neighbours of 98 % of its members are
-_BLOCK = 4096  # rows whose similarities to the exemplars are held at once
+_BLOCK = 2048  # rows whose similarities to the exemplars are held at once
 
 
 def nearest_group(reduced: Floats, labels: Labels) -> Labels:
@@ -59,30 +59,39 @@ def within_reach(ratios: NDArray[np.floating[Any]], most_left: int) -> NDArray[n
     return np.asarray(taken, bool)
 
 
-def nearest_exemplars(embeddings: Floats, exemplars: Floats, owners: Labels) -> tuple[Labels, Floats]:
+def nearest_exemplars(
+    embeddings: Floats, exemplars: Floats, owners: Labels, usual: NDArray[np.float64]
+) -> tuple[Labels, Floats]:
     """(n,) the exemplar nearest to each point and the cosine distance to it, in units of what is usual inside the
-    cluster that owns it; `owners` (m,) are the clusters of the (m, d) exemplars. In blocks of 4,096 points."""
+    cluster that owns it. `owners` (m,) are the clusters of the (m, d) exemplars, `usual` (k,) is of
+    `usual_distances`. In blocks of 2,048 points."""
     nearest, ratios = np.empty(len(embeddings), np.int64), np.empty(len(embeddings), np.float32)
-    reach = _usual_distance(exemplars, owners)
     for start in range(0, len(embeddings), _BLOCK):
         similarity = np.asarray(embeddings[start : start + _BLOCK], np.float32) @ exemplars.T
         best = similarity.argmax(axis=1)
         nearest[start : start + len(best)] = best
         distance = 1 - similarity[np.arange(len(best)), best]
-        ratios[start : start + len(best)] = distance / reach[owners[best]]
+        ratios[start : start + len(best)] = distance / usual[owners[best]]
     return nearest, ratios
 
 
-def _usual_distance(exemplars: Floats, owners: Labels) -> NDArray[np.float64]:
+def usual_distances(near: Neighbours, labels: Labels) -> NDArray[np.float64]:
     """(k,) cosine distance within which a new point belongs to each cluster: 1.25 times the 98 % quantile over its
-    members of the distance to the nearest other member."""
-    indices, distances = nearest_neighbors(exemplars, 2)
-    same = owners[indices[:, 1]] == owners
-    cosine = distances[:, 1] ** 2 / 2
-    reach = np.full(int(owners.max(initial=-1)) + 1, _reach(cosine))
+    members of the distance to the nearest point that is no noise, where that is of the same cluster.
+
+    `near` are the neighbours of n unit vectors, each its own first, and their distances; `labels` (n,).
+    """
+    indices, distances = near
+    core = labels >= 0
+    others = labels[indices[core, 1:]]
+    first = (others >= 0).argmax(axis=1)
+    rows = np.arange(len(others))
+    owners, cosine = labels[core], distances[core, 1:][rows, first] ** 2 / 2
+    same = others[rows, first] == owners
+    usual = np.full(int(owners.max(initial=-1)) + 1, _reach(cosine))
     for cluster in np.unique(owners[same]):
-        reach[cluster] = _reach(cosine[same & (owners == cluster)])
-    return np.asarray(np.maximum(_SLACK * reach, 1e-6), np.float64)
+        usual[cluster] = _reach(cosine[same & (owners == cluster)])
+    return np.asarray(np.maximum(_SLACK * usual, 1e-6), np.float64)
 
 
 def _reach(distances: NDArray[np.floating[Any]]) -> float:

@@ -17,14 +17,31 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import InputError
-from clustering.adopt import NEIGHBOURS, nearest_exemplars, nearest_group, stays_noise, within_reach
+from clustering.adopt import (
+    NEIGHBOURS,
+    nearest_exemplars,
+    nearest_group,
+    stays_noise,
+    usual_distances,
+    within_reach,
+)
 from clustering.merge import Criterion, CutWeights, merge_leaves
-from clustering.reduce import Reducer, flat_pca, lay_flat, nearest_neighbors, pca, quiet, reduce_points
+from clustering.reduce import (
+    Neighbours,
+    Reducer,
+    flat_pca,
+    lay_flat,
+    nearest_neighbors,
+    pca,
+    quiet,
+    reduce_points,
+)
 from clustering.split import split_points
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
-_OWN_CUT_SIZE = 10  # smallest cluster, and neighbours that make a point dense, of HDBSCAN's own cut
+_OWN_CUT_SIZES = (10, 20, 30)  # smallest cluster of HDBSCAN's own cuts: the denser the sample, the larger is right
+_OWN_CUT_SAMPLES = 10  # neighbours that make a point dense in them
 _MUTUAL_NEIGHBOURS = 30
 _FEW_EPOCHS = 200  # of UMAP above _MANY points: its own choice for large data
 _MANY = 5000
@@ -54,7 +71,7 @@ class ClusterConfig(BaseModel):
     """More noise than this in HDBSCAN's leaves, and the points are split without it."""
     min_points: int = Field(default=300, ge=0)
     """Fewer points than this are split without HDBSCAN."""
-    sample_points: int = Field(default=10_000, ge=100)
+    sample_points: int = Field(default=25_000, ge=100)
     """Most points that are clustered themselves."""
     seed: int = 0
 
@@ -82,7 +99,7 @@ class PathTaken:
     fallback: str | None
     """Why the points were split without HDBSCAN; None when they were not."""
     own_cut: bool = False
-    """Whether HDBSCAN's own cut was worth more than any merging of its leaves."""
+    """Whether one of HDBSCAN's own cuts was worth more than any merging of its leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +139,8 @@ def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None) 
         return _cluster_all(np.asarray(embeddings, np.float32), config)
     rows = np.sort(np.random.default_rng(config.seed).choice(n, config.sample_points, replace=False))
     sample = np.asarray(embeddings[rows], np.float32)
-    return _extend(_cluster_all(sample, config), sample, rows, embeddings, config)
+    near = _neighbours(sample, config)
+    return _extend(_cluster_all(sample, config, near), sample, near, rows, embeddings, config)
 
 
 def chosen_min_cluster_size(n: int) -> int:
@@ -137,12 +155,16 @@ def _check(embeddings: Floats) -> None:
         raise InputError(f"Embeddings must be a finite (n, d) array and have shape {shape}; embed the texts again.")
 
 
-def _cluster_all(points: Floats, config: ClusterConfig) -> Clustering:
+def _neighbours(points: Floats, config: ClusterConfig) -> Neighbours:
+    return nearest_neighbors(points, 1 + max(config.n_neighbors - 1, NEIGHBOURS, _MUTUAL_NEIGHBOURS))
+
+
+def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None = None) -> Clustering:
     n = len(points)
     least = max(config.min_points, 2 * NEIGHBOURS)
     if n < least:
         return _split(points, config, f"{n} points are fewer than min_points = {least}, too few for density")
-    near = nearest_neighbors(points, 1 + max(config.n_neighbors - 1, NEIGHBOURS, _MUTUAL_NEIGHBOURS))
+    near = near or _neighbours(points, config)
     few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
     reduced = reduce_points(
         points, config.reducer, config.n_components, few, config.seed, _FEW_EPOCHS if n > _MANY else None
@@ -189,24 +211,26 @@ def _cluster_all(points: Floats, config: ClusterConfig) -> Clustering:
 def _best_cut(
     leaves: Labels, reduced: Floats, points: Floats, neighbours: Labels, config: ClusterConfig
 ) -> tuple[Labels, NDArray[np.bool_], float, bool]:
-    """Every point's cluster, which points were noise before, what the cut is worth, and whether it is HDBSCAN's own.
+    """Every point's cluster, which points were noise before, what the cut is worth, and whether HDBSCAN made it.
 
     Where clusters are dense but differ much in size, Ward's tree joins the small ones before the parts of a large one
-    meet: there the cut by excess of mass is worth more.
+    meet: there a cut by excess of mass is worth more.
     """
     weights = CutWeights(config.chance_weight, config.information_weight, config.doubt_weight, config.seed)
     mutual = neighbours[:, 1 : _MUTUAL_NEIGHBOURS + 1]
     groups = nearest_group(reduced, leaves)
     merged, value = merge_leaves(groups, leaves >= 0, reduced, Criterion(groups, points, mutual, weights))
-    size = max(_OWN_CUT_SIZE, config.min_cluster_size or 0)
-    own = _hdbscan(reduced, size, config.min_samples or _OWN_CUT_SIZE, "eom")
-    if own.max() < 1:
-        return merged, leaves == -1, value, False
-    whole = nearest_group(reduced, own)
-    own_value = Criterion(whole, points, mutual, weights).value(np.arange(int(own.max()) + 1))
-    if own_value <= value:
-        return merged, leaves == -1, value, False
-    return whole, own == -1, own_value, True
+    best = merged, leaves == -1, value, False
+    samples = config.min_samples or _OWN_CUT_SAMPLES
+    for size in sorted({max(size, config.min_cluster_size or 0) for size in _OWN_CUT_SIZES}):
+        own = _hdbscan(reduced, size, samples, "eom")
+        if own.max() < 1:
+            continue
+        whole = nearest_group(reduced, own)
+        value = Criterion(whole, points, mutual, weights).value(np.arange(int(own.max()) + 1))
+        if value > best[2]:
+            best = whole, own == -1, value, True
+    return best
 
 
 def _reduction(config: ClusterConfig) -> str:
@@ -229,20 +253,22 @@ def _hdbscan(reduced: Floats, size: int, min_samples: int, selection: Literal["l
         return np.asarray(model.fit_predict(reduced.astype(np.float64)), np.int64)
 
 
-def _extend(found: Clustering, sample: Floats, rows: Labels, embeddings: Floats, config: ClusterConfig) -> Clustering:
+def _extend(
+    found: Clustering, sample: Floats, near: Neighbours, rows: Labels, embeddings: Floats, config: ClusterConfig
+) -> Clustering:
     """The clustering of a sample, carried over to all n points, in blocks."""
     n = len(embeddings)
     core = np.flatnonzero(found.labels >= 0)
     if not len(core):
         return _all_noise(found, n)
     owners = found.labels[core]
-    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners)
+    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners, usual_distances(near, found.labels))
     outside = np.ones(n, bool)
     outside[rows] = False
     most_left = round(config.max_tail_share * n) - int(np.sum(found.labels == -1))
-    near = within_reach(ratios[outside], max(0, most_left)) if config.adopt_noise else ratios[outside] <= 1
+    taken = within_reach(ratios[outside], max(0, most_left)) if config.adopt_noise else ratios[outside] <= 1
     labels, adopted = np.full(n, -1, np.int64), np.zeros(n, bool)
-    labels[outside] = np.where(near, owners[nearest[outside]], -1)
+    labels[outside] = np.where(taken, owners[nearest[outside]], -1)
     labels[rows], adopted[rows] = found.labels, found.adopted
     coords = found.coords_2d[core[nearest]]
     coords[rows] = found.coords_2d
