@@ -11,6 +11,7 @@ import numpy as np
 
 from cascade.errors import InputError
 from cascade.grade import GradeKind, grade
+from cascade.trace import Verdict
 from evaluation.experiment import Experiment, SeedOutcome, difference, gain, measure, saving, times_as_much
 from evaluation.intervals import FloatArray, Interval
 from evaluation.matched import Swept, costs_at_quality
@@ -18,7 +19,7 @@ from evaluation.report import EvaluationReport
 from flows.arms import UNTARGETED
 from flows.assess import training_usd
 from flows.context import RunContext
-from flows.records import BUILD, EVALUATE, TRAIN, load_report
+from flows.records import BASELINE, BUILD, EVALUATE, TRAIN, load_report, load_verdicts
 from flows.rundir import read_json, read_jsonl, write_json
 from flows.summary import cut, percent, points
 from promotion.gate import decide
@@ -53,6 +54,11 @@ class ArmResult:
     """Of the evaluation."""
     report: EvaluationReport
     outcome: str
+
+    @property
+    def run_root(self) -> Path:
+        """The run's folder."""
+        return next(parent for parent in self.folder.parents if (parent / BASELINE).is_dir())
 
     def row(self) -> dict[str, Any]:
         """What the table of single results shows."""
@@ -132,25 +138,36 @@ def _outcome(result: ArmResult, measure: Measure) -> SeedOutcome:
     if any(row[side]["cost_usd"] is None or row["flagship_cost_usd"] is None for row in rows for side in SIDES):
         raise InputError(f"{path}: the cost of some queries is unknown (an endpoint gave no token counts)")
     if measure == "matched":
-        return _matched(rows, cast(GradeKind, result.report.grade_kind))
+        return _matched(result, rows)
     pairs = np.array([[_value(row[side], measure) for side in SIDES] for row in rows])
     return SeedOutcome(pairs[:, 0], pairs[:, 1])
 
 
-def _matched(rows: Sequence[Mapping[str, Any]], grade_kind: GradeKind) -> SeedOutcome:
-    flagship = np.array([grade(row["flagship"]["text"], row["reference"], grade_kind) for row in rows])
+def _matched(result: ArmResult, rows: Sequence[Mapping[str, Any]]) -> SeedOutcome:
+    kind = cast(GradeKind, result.report.grade_kind)
+    flagship = np.array([grade(row["flagship"]["text"], row["reference"], kind) for row in rows])
     quality = float(np.mean([row["champion"]["served_correct"] for row in rows]))
-    before, after = (costs_at_quality(_swept(rows, side, flagship), quality) for side in SIDES)
+    folders = (result.run_root / BASELINE, result.folder)
+    before, after = (
+        costs_at_quality(swept(rows, side, load_verdicts(folder), flagship), quality)
+        for side, folder in zip(SIDES, folders, strict=True)
+    )
     return SeedOutcome(before, after)
 
 
-def _swept(rows: Sequence[Mapping[str, Any]], side: str, flagship: FloatArray) -> Swept:
+def swept(rows: Sequence[Mapping[str, Any]], side: str, verdicts: Mapping[str, Verdict], flagship: FloatArray) -> Swept:
+    """One side of the rows. P(wrong) is a step function of the score, so hundreds of rows share a value of it: within a
+    step they are told apart by the score itself, as a threshold tells them."""
     sides = [row[side] for row in rows]
     usd = np.array([row["flagship_cost_usd"] for row in rows])
     paid = np.where([one["accepted"] for one in sides], 0.0, usd)
-    scores = [-np.inf if one["score"] is None or not one["passes_rules"] else one["score"] for one in sides]
+    known = np.array([one["score"] is not None and one["passes_rules"] for one in sides])
+    chances = np.array([one["score"] if ok else 0.0 for one, ok in zip(sides, known, strict=True)])
+    raw = [verdicts[row["query_id"]].score if row["query_id"] in verdicts else None for row in rows]
+    finer = np.array([0.0 if score is None else score for score in raw])
+    steps = np.unique(np.column_stack([chances, finer]), axis=0, return_inverse=True)[1].reshape(-1)
     return Swept(
-        score=np.array(scores),
+        score=np.where(known, steps.astype(np.float64), -np.inf),
         cheap=np.array([one["correct_cheap"] for one in sides]),
         own_usd=np.array([one["cost_usd"] for one in sides]) - paid,
         flagship=flagship,
