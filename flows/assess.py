@@ -71,7 +71,8 @@ def evaluate(ctx: RunContext) -> Manifest:
         candidate = candidate_answers(ctx, asked, champion, known)
         write_answers(folder / "candidate.jsonl", candidate)
         tools = cheap_toolbox(ctx, _candidate_adapter(ctx))
-        verifier = refit_verifier(ctx, candidate, flagship, known, tools)
+        surest = read_answers(ctx.run.stage(BASELINE) / "surest.jsonl")
+        verifier = refit_verifier(ctx, candidate, flagship, known, surest, tools)
         write_json(folder / "verifier.json", keep(verifier, tools))
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
         verdicts = judge_all(verifier, heldout, candidate)

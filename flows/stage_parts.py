@@ -62,17 +62,24 @@ def embed(ctx: RunContext, texts: list[str]) -> NDArray[np.float32]:
 
 
 def refit_verifier(
-    ctx: RunContext, cheap: dict[str, Answer], flagship: dict[str, Answer], pool: Mapping[str, Answer], tools: Toolbox
+    ctx: RunContext,
+    cheap: dict[str, Answer],
+    flagship: dict[str, Answer],
+    pool: Mapping[str, Answer],
+    surest: Mapping[str, Answer],
+    tools: Toolbox,
 ) -> Verifier:
     """A verifier for this model's own answers, on the calibration part alone.
 
-    `pool`: the flagship's answers to pool queries, which a learned verifier compares with. They are those of before the
-    run bought any for training, so that champion and candidate have the same.
+    `pool` and `surest`: the flagship's answers to pool queries and the champion's surest, which a learned verifier
+    compares with. They are those of before the run bought any for training, so that champion and candidate have the
+    same.
     """
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
     references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]
     earlier = [t.query for t in load_traces(ctx, "pool")]
     known = answer_bank(earlier, pool, tools.embed) if tools.needs_bank else None
+    compared = known.merge(answer_bank(earlier, surest, tools.embed)) if known is not None else None
     return fit_verifier(
         queries,
         [cheap[query.id] for query in queries],
@@ -80,7 +87,7 @@ def refit_verifier(
         ctx.config.rules,
         ctx.config.calibration,
         grade_kind=ctx.config.grade,
-        scorers=tools.scorers(ctx.config.calibration.signal, known),
+        scorers=tools.scorers(ctx.config.calibration.signal, compared),
         chain=ctx.config.verifier.chain,
         router=tools.router_trainer(known, cheap.values(), flagship.values()),
         groups=tools.groups(earlier) if ctx.config.calibration.by_group else None,

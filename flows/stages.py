@@ -94,14 +94,18 @@ def baseline(ctx: RunContext) -> Manifest:
         pool = load_traces(ctx, "pool")
         known = _known_answers(ctx, pool)
         tools = cheap_toolbox(ctx, champion.adapter)
-        verifier = refit_verifier(ctx, answers, purchase.answers, known, tools)
+        first = refit_verifier(ctx, answers, purchase.answers, known, {}, tools)
+        judged = _rejudged(ctx, pool, first)
+        surest = _surest(ctx, judged, first)
+        verifier = refit_verifier(ctx, answers, purchase.answers, known, surest, tools) if surest else first
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in answers]
         verdicts = judge_all(verifier, heldout, answers)
         write_answers(folder / "champion.jsonl", answers)
         write_answers(folder / "flagship.jsonl", purchase.answers)
         write_answers(folder / "pool_answers.jsonl", known)
+        write_answers(folder / "surest.jsonl", surest)
         write_json(folder / "verifier.json", keep(verifier, tools))
-        write_jsonl(folder / "pool.jsonl", (trace_to_dict(trace) for trace in _rejudged(ctx, pool, verifier)))
+        write_jsonl(folder / "pool.jsonl", (trace_to_dict(trace) for trace in judged))
         write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
         return {
             "flagship_bought": purchase.n_bought,
@@ -110,6 +114,7 @@ def baseline(ctx: RunContext) -> Manifest:
             "flagship_cost_usd": purchase.cost_usd,
             "champion_answers_reused_from_traces": n_reused,
             "pool_answers_known": len(known),
+            "pool_surest": len(surest),
             **describe(verifier),
             "accounts": account_rows(verdicts.values()),
         }
@@ -140,6 +145,24 @@ def _rejudged(ctx: RunContext, traces: list[Trace], verifier: Verifier) -> list[
         judged = {trace.query.id: trace for trace in rejudge(own, verifier, mean_usd)}
         found = [judged.get(trace.query.id, trace) for trace in traces]
     return [replace(trace, flagship=None) for trace in found] if ctx.experiment else found
+
+
+def _surest(ctx: RunContext, judged: list[Trace], verifier: Verifier) -> dict[str, Answer]:
+    """The champion's surest answers to pool queries, as many as its refitted verifier accepts: most of them are right,
+    and a learned verifier compares other answers with them. None where it accepts nothing.
+
+    They are chosen by token confidence, not by verdict: verdicts come from the labels of the calibration part, and a
+    bank that knows these makes the answers to learn from look easier to judge than those of the traffic.
+    """
+    learned = ctx.config.verifier.learned
+    if ctx.config.verifier.kind != "learned" or verifier.calibration.threshold is None:
+        return {}
+    own = [trace for trace in judged if trace.cheap_version == ctx.champion_id]
+    sure = {t.query.id: (t.cheap.confidence.mean_logprob, t.cheap) for t in own if t.cheap and t.cheap.confidence}
+    n = sum(trace.verdict.accepted for trace in own)
+    found = sorted(sure, key=lambda i: (-sure[i][0], i))[:n]
+    places = np.unique(np.linspace(0, len(found) - 1, min(len(found), learned.surest)).astype(np.int64))
+    return {found[i]: sure[found[i]][1] for i in places.tolist()}
 
 
 def cluster(ctx: RunContext) -> Manifest:

@@ -37,6 +37,14 @@ def test_a_run_refits_the_learned_verifier_keeps_it_and_opens_it_again(tmp_path)
     known = set(verifier.links[0].scorer.features.bank.ids)
     pool = read_answers(folder / "pool_answers.jsonl")
     assert {i for i, answer in pool.items() if answer.finish_reason == "stop"} <= known
+    # And the champion's surest answers to the others, as many as it accepts at most.
+    surest = read_answers(folder / "surest.jsonl")
+    n_accepted = sum(trace.verdict.accepted for trace in load_pool(ctx))
+    assert 0 < len(surest) == counts["pool_surest"] <= n_accepted
+    assert set(surest) <= known and surest.items() <= {t.query.id: t.cheap for t in load_pool(ctx)}.items()
+    least = min(answer.confidence.mean_logprob for answer in surest.values())
+    others = [t.cheap.confidence.mean_logprob for t in load_pool(ctx) if t.query.id not in surest]
+    assert least >= max(others)
     heldout = [trace.query for trace in load_traces(ctx, "heldout")]
     assert not known & {query.id for query in heldout}
     # What was judged once is what the stored verifier says again.

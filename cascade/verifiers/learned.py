@@ -41,7 +41,10 @@ class LearnedConfig(BaseModel):
     blocks: tuple[Block, ...] = ("confidence", "query", "answer", "neighbours")
     """Kinds of features; those that the data do not carry are left out."""
     neighbours: int = Field(default=20, ge=1)
-    """How many of the nearest flagship-answered queries are asked."""
+    """How many of the nearest answered queries are asked."""
+    surest: int = Field(default=5000, ge=0)
+    """Most of the pool's surest cheap answers that join the flagship's in the bank; 0: none. They are free, and help
+    most to see where a trained student has forgotten what the champion knew."""
     dimensions: int = Field(default=16, ge=1)
     """Main components of the query's embedding at most; one per 20 answers to learn from."""
     answer_form: AnswerForm = "json"
