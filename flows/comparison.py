@@ -16,7 +16,7 @@ from evaluation.experiment import Experiment, SeedOutcome, difference, gain, mea
 from evaluation.intervals import FloatArray, Interval
 from evaluation.matched import Swept, costs_at_quality
 from evaluation.report import EvaluationReport
-from flows.arms import UNTARGETED
+from flows.arms import TARGETED, UNTARGETED
 from flows.assess import training_usd
 from flows.context import RunContext
 from flows.records import BASELINE, BUILD, EVALUATE, TRAIN, load_report, load_verdicts
@@ -204,6 +204,10 @@ class Figures:
     """As `over_untargeted`, at the champion's quality."""
     matched_times: Interval | None
     """As `times_untargeted`, at the champion's quality."""
+    targeted_over: Interval | None
+    """How much more cost targeted saves than it; None of targeted itself."""
+    matched_targeted_over: Interval | None
+    """The same at the champion's quality."""
 
 
 def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> list[Figures]:
@@ -217,7 +221,8 @@ def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> lis
 
 
 def _figures(arm: str, level: int, seeds: int, drawn: Mapping[Measure, Experiment]) -> Figures:
-    cost = drawn["cost"]
+    cost, matched = drawn["cost"], drawn["matched"]
+    ours = TARGETED.name if arm != TARGETED.name and TARGETED.name in cost.whole.before else None
     other = UNTARGETED.name if arm != UNTARGETED.name and UNTARGETED.name in cost.whole.before else None
     return Figures(
         arm=arm,
@@ -228,7 +233,9 @@ def _figures(arm: str, level: int, seeds: int, drawn: Mapping[Measure, Experimen
         quality=gain(drawn["quality"], arm),
         over_untargeted=difference(cost, arm, other) if other else None,
         times_untargeted=times_as_much(cost, arm, other) if other else None,
-        matched=saving(drawn["matched"], arm),
-        matched_over=difference(drawn["matched"], arm, other) if other else None,
-        matched_times=times_as_much(drawn["matched"], arm, other) if other else None,
+        matched=saving(matched, arm),
+        matched_over=difference(matched, arm, other) if other else None,
+        matched_times=times_as_much(matched, arm, other) if other else None,
+        targeted_over=difference(cost, ours, arm) if ours else None,
+        matched_targeted_over=difference(matched, ours, arm) if ours else None,
     )

@@ -23,6 +23,7 @@ def rows_of(found: Sequence[Figures]) -> list[dict[str, Any]]:
             "escalations": cut(f.escalations),
             "quality": points(f.quality),
             "more than untargeted": points(f.over_untargeted) if f.over_untargeted else "-",
+            "targeted saves more": points(f.targeted_over) if f.targeted_over else "-",
             "times untargeted": times(f.times_untargeted),
         }
         for f in found
@@ -37,6 +38,7 @@ def matched_rows(found: Sequence[Figures]) -> list[dict[str, Any]]:
             "arm": f.arm,
             "cost at the champion's quality": cut(f.matched),
             "more than untargeted": points(f.matched_over) if f.matched_over else "-",
+            "targeted saves more": points(f.matched_targeted_over) if f.matched_targeted_over else "-",
             "times untargeted": times(f.matched_times),
         }
         for f in found
