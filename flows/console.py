@@ -266,6 +266,7 @@ def print_forget(plan: ForgetPlan, *, done: bool, runs: bool) -> None:
     rows: list[dict[str, Any]] = [
         {"held": "traces", "n": len(plan.traces), "what": gone, "of": span},
         {"held": "bought answers", "n": len(plan.answers), "what": gone, "of": "-"},
+        {"held": "judges' replies", "n": len(plan.replies), "what": gone, "of": "-"},
         {"held": "cached embeddings", "n": plan.n_vectors, "what": gone, "of": "-"},
         {
             "held": "copies in runs",
