@@ -24,7 +24,7 @@ COLOURS = {
 
 def week_rows(days: Sequence[Day]) -> list[dict[str, Any]]:
     """One row per week."""
-    from benchmarks.eight_weeks import PLANS
+    from benchmarks.eight_weeks_world import PLANS
 
     rows = []
     for week in sorted({day.week for day in days}):
@@ -54,7 +54,7 @@ def draw(path: Path, days: Sequence[Day]) -> None:
     """Escalation rate, cost and quality by day, with what happened and what the monitor said."""
     from matplotlib.figure import Figure
 
-    from benchmarks.eight_weeks import PLANS
+    from benchmarks.eight_weeks_world import PLANS
     from flows.rundir import write_bytes
 
     figure = Figure(figsize=(11, 6.2), layout="constrained")
