@@ -23,7 +23,8 @@ PLANS = {
 
 
 def settings(folder: Path, url: str, seed: int, max_error: float) -> dict[str, Any]:
-    """The demo's settings, with a week as the window of a run, and another promise of the verifier."""
+    """The demo's settings, with a week as the window of a run, another promise of the verifier, and what a second run
+    needs: a student that was trained once is sure of itself, and forgets."""
     from flows.config import merge, read_yaml
 
     root = Path(__file__).parents[1]
@@ -40,6 +41,8 @@ def settings(folder: Path, url: str, seed: int, max_error: float) -> dict[str, A
         "flagship": {"base_url": url},
         "window": {"days": 7},
         "calibration": {"max_error_accepted": max_error},
+        "verifier": {"kind": "learned"},  # its confidence alone tells right from wrong too badly to prove 3 %
+        "training_set": {"replay_ratio": 2.0},
         # A run starts when its window, a week, is all of the new traffic; the looks are a day apart, but for seconds.
         "monitor": {"sample": 1000, "improve_after_days": 5.5, "remind_days": 6.5},
     }
