@@ -183,6 +183,7 @@ def one_day(
 ) -> Day:
     """Plant what the week brings, serve, look, and roll back what a verifier alarm names."""
     from cascade.grade import grade
+    from cascade.verifiers.config import VerifierConfig
     from flows.alarms import EVENT, READER
     from flows.rundir import read_json
     from flows.serve import replay_traffic
@@ -191,7 +192,9 @@ def one_day(
     if day == 1 and week in (LENIENT_IN, STRICT_IN):
         plant(state, "lenient" if week == LENIENT_IN else "strict", week)
     champion = state.registry.aliases().get("champion")
-    replay_traffic(config, folder / "traffic" / f"{week}-{day}.jsonl", progress=False)
+    # A cold start has 700 graded answers, and would learn a verifier from 210 of them: it takes the plain confidence.
+    serving = config if champion is not None else config.model_copy(update={"verifier": VerifierConfig()})
+    replay_traffic(serving, folder / "traffic" / f"{week}-{day}.jsonl", progress=False)
     start = plan.start + timedelta(days=7 * (week - 1) + day - 1)
     traces: list[Trace] = state.traces.between(start, start + timedelta(days=1))
     seconds = operator.look()
