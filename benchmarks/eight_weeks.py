@@ -47,11 +47,11 @@ class Day:
     right: int
     usd: float
     champion: str
-    baseline: float | None
-    """Escalation rate of the monitor's reference; None while there is none."""
-    causes: list[str]
-    told: list[str]
-    dated: list[str]
+    baseline: float | None = None
+    """Escalation rate of the monitor's reference; None while there is none, and without a look."""
+    causes: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    dated: list[str] = field(default_factory=list)
     """Week of the deployment in which each of `causes` is said to have begun."""
     done: str = ""
     alarmed: bool = False
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--max-error", type=float, default=0.03, help="calibration.max_error_accepted (default: 0.03)")
     parser.add_argument("--folder", type=Path, help="default: runs/eight-weeks-<seed>-<queries per day>")
     parser.add_argument("--picture", type=Path, help="PNG to draw (default: in the folder)")
+    parser.add_argument("--look-days", default="1,2,3,4,5,6,7", help="days of a week after which the monitor looks")
     parser.add_argument("--in-process", action="store_true", help="call the flows in this process: no Prefect server")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server and what it serves outlive a stop
@@ -96,9 +97,9 @@ def main() -> None:
         os.environ.setdefault(name, value)
     folder = given.folder or Path("runs") / f"eight-weeks-{given.seed}-{given.queries_per_day}"
     began = time.perf_counter()
-    progress = simulate(
-        folder, given.seed, given.queries_per_day, given.weeks, given.max_error, in_process=given.in_process
-    )
+    look_days = frozenset(int(day) for day in given.look_days.split(","))
+    size = (given.queries_per_day, given.weeks)
+    progress = simulate(folder, given.seed, *size, given.max_error, look_days, in_process=given.in_process)
     minutes = (time.perf_counter() - began) / 60
 
     from benchmarks.eight_weeks_picture import draw, week_rows
@@ -112,18 +113,25 @@ def main() -> None:
         )
     picture = given.picture or folder / "eight-weeks.png"
     draw(picture, progress.days)
-    looks = sorted(day.look_s for day in progress.days)
+    looks = sorted(day.look_s for day in progress.days if day.look_s)
     say(f"picture: {picture}; a look took {looks[len(looks) // 2]:.0f} s (median), this start {minutes:.1f} min")
     say(
         f"made by: python -m benchmarks.eight_weeks --queries-per-day {given.queries_per_day} --seed {given.seed} "
-        f"--max-error {given.max_error:g}" + (" --in-process" if given.in_process else "")
+        f"--max-error {given.max_error:g} --look-days {given.look_days}" + (" --in-process" if given.in_process else "")
     )
 
 
 def simulate(
-    folder: Path, seed: int, per_day: int, weeks: int, max_error: float = 0.03, *, in_process: bool = False
+    folder: Path,
+    seed: int,
+    per_day: int,
+    weeks: int,
+    max_error: float = 0.03,
+    look_days: Collection[int] = range(1, 8),
+    *,
+    in_process: bool = False,
 ) -> Progress:
-    """Serve, look and act, day by day."""
+    """Serve and act, day by day; look after the days of each week that `look_days` names."""
     import yaml
 
     from flows.config import build_config
@@ -150,10 +158,10 @@ def simulate(
         config = build_config(values, str(path))
         server = deployed(path, NAME, folder / "prefect")
         operator: Operator = InProcess(config) if in_process else stack.enter_context(server)
-        return live(config, operator, plan, folder)
+        return live(config, operator, plan, look_days, folder)
 
 
-def live(config: RunConfig, operator: Operator, plan: Arrivals, folder: Path) -> Progress:
+def live(config: RunConfig, operator: Operator, plan: Arrivals, look_days: Collection[int], folder: Path) -> Progress:
     """The days that have not been lived yet."""
     from tqdm import tqdm
 
@@ -173,21 +181,19 @@ def live(config: RunConfig, operator: Operator, plan: Arrivals, folder: Path) ->
             bar.close()
             return progress
         week, day = divmod(len(progress.days), 7)
-        progress.days.append(one_day(config, state, operator, plan, week + 1, day + 1, folder))
+        looker = operator if day + 1 in look_days else None
+        progress.days.append(one_day(config, state, looker, plan, week + 1, day + 1, folder))
         progress.save(kept)
         bar.update()
 
 
 def one_day(
-    config: RunConfig, state: State, operator: Operator, plan: Arrivals, week: int, day: int, folder: Path
+    config: RunConfig, state: State, looker: Operator | None, plan: Arrivals, week: int, day: int, folder: Path
 ) -> Day:
-    """Plant what the week brings, serve, look, and roll back what a verifier alarm names."""
+    """Plant what the week brings and serve; with somebody to look, look and roll back what a verifier alarm names."""
     from cascade.grade import grade
     from cascade.verifiers.config import VerifierConfig
-    from flows.alarms import EVENT, READER
-    from flows.rundir import read_json
     from flows.serve import replay_traffic
-    from flows.watching import folder_of
 
     if day == 1 and week in (LENIENT_IN, STRICT_IN):
         plant(state, "lenient" if week == LENIENT_IN else "strict", week)
@@ -197,16 +203,7 @@ def one_day(
     replay_traffic(serving, folder / "traffic" / f"{week}-{day}.jsonl", progress=False)
     start = plan.start + timedelta(days=7 * (week - 1) + day - 1)
     traces: list[Trace] = state.traces.between(start, start + timedelta(days=1))
-    seconds = operator.look()
-    watch, told = (read_json(folder_of(state) / name) for name in ("watch.json", "told.json"))
-    findings, escalation = watch["findings"], watch["checks"][0]
-    now = {channel: [c for c, at in told[channel].items() if at == watch["at"]] for channel in (READER, EVENT)}
-    done, verifier = "", [f["cause"] for f in findings if f["cause"].startswith("the verifier")]
-    if verifier:
-        state.registry.rollback(who="eight weeks", why=verifier[0])
-        done = "rollback"
-    first = plan.start.date()
-    return Day(
+    lived = Day(
         week=week,
         day=day,
         n=len(traces),
@@ -214,14 +211,30 @@ def one_day(
         right=sum(grade(t.served_text, t.query.reference or "", config.grade) >= 1 for t in traces),
         usd=sum(trace.cost_usd or 0.0 for trace in traces),
         champion=champion or "cold start",
-        baseline=escalation["baseline"] if escalation["name"] == "escalation rate" else None,
-        causes=[finding["cause"] for finding in findings],
-        told=now[READER],
-        dated=[f"{1 + (datetime.fromisoformat(f['began']).date() - first).days // 7}" for f in findings],
-        done=done,
-        alarmed=bool(set(now[EVENT]) & CURED),
-        look_s=seconds,
     )
+    if looker is not None:
+        look(lived, state, looker, plan)
+    return lived
+
+
+def look(lived: Day, state: State, looker: Operator, plan: Arrivals) -> None:
+    """Note what a look at the end of a day says, and roll back what a verifier alarm names."""
+    from flows.alarms import EVENT, READER
+    from flows.rundir import read_json
+    from flows.watching import folder_of
+
+    lived.look_s = looker.look()
+    watch, told = (read_json(folder_of(state) / name) for name in ("watch.json", "told.json"))
+    findings, escalation, first = watch["findings"], watch["checks"][0], plan.start.date()
+    now = {channel: [c for c, at in told[channel].items() if at == watch["at"]] for channel in (READER, EVENT)}
+    lived.baseline = escalation["baseline"] if escalation["name"] == "escalation rate" else None
+    lived.causes, lived.told = [finding["cause"] for finding in findings], now[READER]
+    lived.dated = [f"{1 + (datetime.fromisoformat(f['began']).date() - first).days // 7}" for f in findings]
+    lived.alarmed = bool(set(now[EVENT]) & CURED)
+    verifier = [cause for cause in lived.causes if cause.startswith("the verifier")]
+    if verifier:
+        state.registry.rollback(who="eight weeks", why=verifier[0])
+        lived.done = "rollback"
 
 
 def improved(config: RunConfig, state: State, operator: Operator, known: Collection[str]) -> dict[str, Any]:
