@@ -1,22 +1,29 @@
 """Eight weeks of a cascade that runs itself: `python -m benchmarks.eight_weeks`.
 
-The lab's shop, served day by day through the real cascade (the base model in this process, a flagship over HTTP) and
-looked at by `monitor` after every day. New product lines arrive in weeks 3 and 6; the flagship's price rises in week 5;
-somebody replaces the verifier by a lenient one in week 7 and by one that rejects more in week 8. What the monitor says
-decides what is done: a drift alarm starts an improvement run at the end of its week (the flow `improve`, as the weekly
-deployment does), a verifier alarm a rollback on the same day. An interrupted run goes on where it was.
+The lab's shop, served day by day through the real cascade (the base model in this process, a flagship over HTTP). A
+Prefect server and `cascade-distill serve-flows` run beside it: after every day the server runs the monitor's
+deployment, and the drift alarm's event starts the improvement deployment through the automation, as in production.
+New product lines arrive in weeks 3 and 6; the flagship's price rises in week 5; somebody replaces the verifier by a
+lenient one in week 7 and by one that rejects more in week 8, and a verifier alarm is answered by a rollback on the same
+day. An interrupted simulation goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import time
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.eight_weeks_server import InProcess, Operator, deployed
+from benchmarks.eight_weeks_world import ARRIVE, LENIENT_IN, NAME, STRICT_IN, plant, settings, write_prices
 from flows.cli import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -24,19 +31,9 @@ if TYPE_CHECKING:
     from flows.config import RunConfig
     from flows.context import State
     from lab.traffic import Arrivals
-    from monitoring.records import Finding, Watch
 
-ARRIVE = {3: 4, 6: 3}
-DEARER_IN, LENIENT_IN, STRICT_IN = 5, 7, 8
-PLANS = {
-    3: "4 new product lines",
-    DEARER_IN: "flagship's price + 50 %",
-    6: "3 new product lines",
-    LENIENT_IN: "a lenient verifier",
-    STRICT_IN: "a verifier that rejects more",
-}
 CURED = {"the traffic changed", "the answers got worse"}
-"""What an improvement run is for."""
+"""What the event is sent for; of other causes the channel notes that it had nothing to send."""
 
 
 @dataclass
@@ -50,13 +47,17 @@ class Day:
     right: int
     usd: float
     champion: str
-    baseline: float | None
-    """Escalation rate of the monitor's reference; None while there is none."""
-    causes: list[str]
-    told: list[str]
-    dated: list[str]
+    baseline: float | None = None
+    """Escalation rate of the monitor's reference; None while there is none, and without a look."""
+    causes: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    dated: list[str] = field(default_factory=list)
     """Week of the deployment in which each of `causes` is said to have begun."""
     done: str = ""
+    alarmed: bool = False
+    """Whether the look sent the event that starts a run."""
+    look_s: float = 0.0
+    """Seconds from asking for the look to its end."""
 
 
 @dataclass
@@ -88,38 +89,59 @@ def main() -> None:
     parser.add_argument("--max-error", type=float, default=0.03, help="calibration.max_error_accepted (default: 0.03)")
     parser.add_argument("--folder", type=Path, help="default: runs/eight-weeks-<seed>-<queries per day>")
     parser.add_argument("--picture", type=Path, help="PNG to draw (default: in the folder)")
+    parser.add_argument("--look-days", default="1,2,3,4,5,6,7", help="days of a week after which the monitor looks")
+    parser.add_argument("--in-process", action="store_true", help="call the flows in this process: no Prefect server")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server and what it serves outlive a stop
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     folder = given.folder or Path("runs") / f"eight-weeks-{given.seed}-{given.queries_per_day}"
     began = time.perf_counter()
-    progress = simulate(folder, given.seed, given.queries_per_day, given.weeks, given.max_error)
+    look_days = frozenset(int(day) for day in given.look_days.split(","))
+    size = (given.queries_per_day, given.weeks)
+    progress = simulate(folder, given.seed, *size, given.max_error, look_days, in_process=given.in_process)
     minutes = (time.perf_counter() - began) / 60
 
     from benchmarks.eight_weeks_picture import draw, week_rows
     from flows.console import say, table
 
-    rows = week_rows(progress.days)
-    table(f"{given.queries_per_day:,} queries a day, seed {given.seed}", rows)
+    table(f"{given.queries_per_day:,} queries a day, seed {given.seed}", week_rows(progress.days))
     for run in progress.runs:
-        say(f"week {run['week']}: run {run['run']} took {run['minutes']:.1f} min, {run['outcome']}: {run['why']}")
+        say(
+            f"week {run['week']}: run {run['run']}, started by {run['by']}, took {run['minutes']:.1f} min,"
+            f" {run['outcome']}: {run['why']}"
+        )
     picture = given.picture or folder / "eight-weeks.png"
     draw(picture, progress.days)
-    say(f"picture: {picture}; this start took {minutes:.1f} min")
+    looks = sorted(day.look_s for day in progress.days if day.look_s)
+    say(f"picture: {picture}; a look took {looks[len(looks) // 2]:.0f} s (median), this start {minutes:.1f} min")
     say(
         f"made by: python -m benchmarks.eight_weeks --queries-per-day {given.queries_per_day} --seed {given.seed} "
-        f"--max-error {given.max_error:g}"
+        f"--max-error {given.max_error:g} --look-days {given.look_days}" + (" --in-process" if given.in_process else "")
     )
 
 
-def simulate(folder: Path, seed: int, per_day: int, weeks: int, max_error: float = 0.03) -> Progress:
-    """Serve, look and act, day by day."""
-    from flows.rundir import write_jsonl
+def simulate(
+    folder: Path,
+    seed: int,
+    per_day: int,
+    weeks: int,
+    max_error: float = 0.03,
+    look_days: Collection[int] = range(1, 8),
+    *,
+    in_process: bool = False,
+) -> Progress:
+    """Serve and act, day by day; look after the days of each week that `look_days` names."""
+    import yaml
+
+    from flows.config import build_config
+    from flows.rundir import write_jsonl, write_text
     from lab.flagship import serve_flagship
     from lab.flagship_book import FlagshipOptions
     from lab.shop import answer_rows, base_training_texts
     from lab.traffic import Arrivals, generate_weeks
 
+    folder = folder.resolve()
     plan = Arrivals(weeks=weeks, queries_per_week=7 * per_day, arrive=ARRIVE)
     manifest = Path(__file__).parents[1] / "lab" / "models" / "manifest.json"
     traffic = generate_weeks(plan, seed, avoid=base_training_texts(manifest))
@@ -129,50 +151,17 @@ def simulate(folder: Path, seed: int, per_day: int, weeks: int, max_error: float
     write_jsonl(folder / "answers.jsonl", answer_rows(row for rows in traffic for row in rows))
     write_prices(folder / "prices.yaml", plan)
     options = FlagshipOptions(models=("lab-flagship",), error_rate=0.005)
-    with serve_flagship(folder / "answers.jsonl", options, ledger=folder / "ledger.jsonl") as url:
-        return live(settings(folder, url, seed, max_error), plan, folder)
+    with ExitStack() as stack:
+        url = stack.enter_context(serve_flagship(folder / "answers.jsonl", options, ledger=folder / "ledger.jsonl"))
+        values, path = settings(folder, url, seed, max_error), folder / f"{NAME}.yaml"
+        write_text(path, yaml.safe_dump(values))
+        config = build_config(values, str(path))
+        server = deployed(path, NAME, folder / "prefect")
+        operator: Operator = InProcess(config) if in_process else stack.enter_context(server)
+        return live(config, operator, plan, look_days, folder)
 
 
-def settings(folder: Path, url: str, seed: int, max_error: float) -> RunConfig:
-    """The demo's settings, with a week as the window of a run, and another promise of the verifier."""
-    from flows.config import build_config, merge, read_yaml
-
-    models = Path(__file__).parents[1] / "lab" / "models"
-    demo = read_yaml(Path(__file__).parents[1] / "configs" / "demo.yaml")
-    demo.pop("lab")
-    here = {
-        "name": "eight-weeks",
-        "seed": seed,
-        "state": str(folder / "state"),
-        "runs": str(folder / "runs"),
-        "prices": str(folder / "prices.yaml"),
-        "student": {"base_model": str(models / "base")},
-        "embed": {"model": str(models / "embedder")},
-        "flagship": {"base_url": url},
-        "window": {"days": 7},
-        "calibration": {"max_error_accepted": max_error},
-        "monitor": {"sample": 1000},
-    }
-    return build_config(merge(demo, here), "eight weeks")
-
-
-def write_prices(path: Path, plan: Arrivals) -> None:
-    """The lab's prices, the flagship's half as much again from a Monday on."""
-    import yaml
-
-    from flows.config import read_yaml
-    from flows.rundir import write_text
-
-    values = read_yaml(Path(__file__).parents[1] / "configs" / "prices.yaml")
-    rise = (plan.start + timedelta(weeks=DEARER_IN - 1)).date()
-    values["prices"]["lab-flagship"] = [
-        {"from": plan.start.date(), "input_per_million": 3.0, "output_per_million": 15.0},
-        {"from": rise, "input_per_million": 4.5, "output_per_million": 22.5},
-    ]
-    write_text(path, yaml.safe_dump(values))
-
-
-def live(config: RunConfig, plan: Arrivals, folder: Path) -> Progress:
+def live(config: RunConfig, operator: Operator, plan: Arrivals, look_days: Collection[int], folder: Path) -> Progress:
     """The days that have not been lived yet."""
     from tqdm import tqdm
 
@@ -181,38 +170,40 @@ def live(config: RunConfig, plan: Arrivals, folder: Path) -> Progress:
     state, kept = open_state(config), folder / "progress.json"
     progress = Progress.load(kept)
     bar = tqdm(total=7 * plan.weeks, initial=len(progress.days), desc="days", unit="day")
-    while len(progress.days) < 7 * plan.weeks:
+    while True:
+        last = progress.days[-1] if progress.days else None
+        if last is not None and last.alarmed and "run" not in last.done:
+            run = improved(config, state, operator, [run["run"] for run in progress.runs])
+            progress.runs.append({"week": last.week, "day": last.day, **run})
+            last.done = "; ".join(filter(None, [last.done, f"run: {run['outcome']}"]))
+            progress.save(kept)
+        if len(progress.days) == 7 * plan.weeks:
+            bar.close()
+            return progress
         week, day = divmod(len(progress.days), 7)
-        lived = one_day(config, state, plan, week + 1, day + 1, folder)
-        if day == 6 and CURED & set(lived.causes):
-            progress.runs.append(improved(config, state, week + 1))
-            lived.done = f"run: {progress.runs[-1]['outcome']}"
-        progress.days.append(lived)
+        looker = operator if day + 1 in look_days else None
+        progress.days.append(one_day(config, state, looker, plan, week + 1, day + 1, folder))
         progress.save(kept)
         bar.update()
-    bar.close()
-    return progress
 
 
-def one_day(config: RunConfig, state: State, plan: Arrivals, week: int, day: int, folder: Path) -> Day:
-    """Plant what the week brings, serve, look, and roll back what a verifier alarm names."""
+def one_day(
+    config: RunConfig, state: State, looker: Operator | None, plan: Arrivals, week: int, day: int, folder: Path
+) -> Day:
+    """Plant what the week brings and serve; with somebody to look, look and roll back what a verifier alarm names."""
     from cascade.grade import grade
+    from cascade.verifiers.config import VerifierConfig
     from flows.serve import replay_traffic
 
     if day == 1 and week in (LENIENT_IN, STRICT_IN):
         plant(state, "lenient" if week == LENIENT_IN else "strict", week)
     champion = state.registry.aliases().get("champion")
-    replay_traffic(config, folder / "traffic" / f"{week}-{day}.jsonl", progress=False)
+    # A cold start has 700 graded answers, and would learn a verifier from 210 of them: it takes the plain confidence.
+    serving = config if champion is not None else config.model_copy(update={"verifier": VerifierConfig()})
+    replay_traffic(serving, folder / "traffic" / f"{week}-{day}.jsonl", progress=False)
     start = plan.start + timedelta(days=7 * (week - 1) + day - 1)
     traces: list[Trace] = state.traces.between(start, start + timedelta(days=1))
-    watch, told = look(config, state, dashboard=day == 7)
-    escalation = watch.checks[0]
-    done = ""
-    if any(str(f.cause).startswith("the verifier") for f in watch.findings):
-        who, why = "eight weeks", str(watch.findings[0].cause)
-        state.registry.rollback(who=who, why=why)
-        done = "rollback"
-    return Day(
+    lived = Day(
         week=week,
         day=day,
         n=len(traces),
@@ -220,69 +211,45 @@ def one_day(config: RunConfig, state: State, plan: Arrivals, week: int, day: int
         right=sum(grade(t.served_text, t.query.reference or "", config.grade) >= 1 for t in traces),
         usd=sum(trace.cost_usd or 0.0 for trace in traces),
         champion=champion or "cold start",
-        baseline=escalation.baseline if escalation.name == "escalation rate" else None,
-        causes=[str(finding.cause) for finding in watch.findings],
-        told=[str(finding.cause) for finding in told],
-        dated=[f"{1 + (finding.began - plan.start.date()).days // 7}" for finding in watch.findings],
-        done=done,
     )
+    if looker is not None:
+        look(lived, state, looker, plan)
+    return lived
 
 
-def look(config: RunConfig, state: State, *, dashboard: bool) -> tuple[Watch, list[Finding]]:
-    """What `monitor` does: with dashboard and metrics at the end of a week, without them on the other days."""
-    from flows.alarms import tell
-    from flows.look import look_once
-    from flows.watching import folder_of, watch
+def look(lived: Day, state: State, looker: Operator, plan: Arrivals) -> None:
+    """Note what a look at the end of a day says, and roll back what a verifier alarm names."""
+    from flows.alarms import EVENT, READER
+    from flows.rundir import read_json
+    from flows.watching import folder_of
 
-    if dashboard:
-        done = look_once(config, state)
-        return done.watch, list(done.told)
-    found, folder = watch(config, state), folder_of(state)
-    return found, tell(folder, found, config.monitor)[0]
-
-
-def plant(state: State, kind: str, week: int) -> None:
-    """Replace the verifier in service by hand: the same model, another threshold.
-
-    The lenient one accepts most of what was rejected last week, the other rejects half of what was accepted.
-    """
-    import numpy as np
-
-    champion = state.registry.resolve("champion")
-    if champion.run_id == f"planted-{week}" or any(v.run_id == f"planted-{week}" for v in state.registry.versions()):
-        return
-    span = state.traces.span()
-    assert span is not None and champion.verifier is not None
-    traces = state.traces.between(span.last - timedelta(days=7), None)
-    accepted = [t.verdict.score for t in traces if not t.escalated and t.verdict.score is not None]
-    rejected = [t.verdict.score for t in traces if t.escalated and t.verdict.score is not None]
-    threshold = float(np.quantile(rejected, 0.3) if kind == "lenient" else np.quantile(accepted, 0.5))
-    calibration = {**champion.verifier["calibration"], "threshold": threshold, "why": "set by hand"}
-    version = state.registry.register(
-        name=champion.name,
-        base_model=champion.base_model,
-        adapter=champion.adapter,
-        verifier={**champion.verifier, "calibration": calibration},
-        run_id=f"planted-{week}",
-        why="a threshold set by hand",
-    )
-    state.registry.promote(version.id, who="somebody", why="looked better on a few examples")
+    lived.look_s = looker.look()
+    watch, told = (read_json(folder_of(state) / name) for name in ("watch.json", "told.json"))
+    findings, escalation, first = watch["findings"], watch["checks"][0], plan.start.date()
+    now = {channel: [c for c, at in told[channel].items() if at == watch["at"]] for channel in (READER, EVENT)}
+    lived.baseline = escalation["baseline"] if escalation["name"] == "escalation rate" else None
+    lived.causes, lived.told = [finding["cause"] for finding in findings], now[READER]
+    lived.dated = [f"{1 + (datetime.fromisoformat(f['began']).date() - first).days // 7}" for f in findings]
+    lived.alarmed = bool(set(now[EVENT]) & CURED)
+    verifier = [cause for cause in lived.causes if cause.startswith("the verifier")]
+    if verifier:
+        state.registry.rollback(who="eight weeks", why=verifier[0])
+        lived.done = "rollback"
 
 
-def improved(config: RunConfig, state: State, week: int) -> dict[str, Any]:
-    """One improvement run through the flow, on the week that ends."""
+def improved(config: RunConfig, state: State, operator: Operator, known: Collection[str]) -> dict[str, Any]:
+    """The improvement run that the alarm starts, on the days up to now."""
     from flows.context import open_run
-    from flows.improve import improve
     from flows.records import load_decision
 
-    began, run_id = datetime.now(), f"week-{week}"
-    improve(config, run_id)
+    began = time.perf_counter()
+    run_id, by = operator.improve(known)
     found = load_decision(open_run(config.runs / run_id))
     open_checks = [f"{check.name}: {check.sentence}" for check in found.checks if check.status != "pass"]
     return {
-        "week": week,
         "run": run_id,
-        "minutes": (datetime.now() - began).total_seconds() / 60,
+        "by": by,
+        "minutes": (time.perf_counter() - began) / 60,
         "outcome": str(found.outcome),
         "why": "; ".join(open_checks) or f"all checks passed, {state.registry.aliases()['champion']} serves",
     }

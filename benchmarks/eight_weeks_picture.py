@@ -24,7 +24,7 @@ COLOURS = {
 
 def week_rows(days: Sequence[Day]) -> list[dict[str, Any]]:
     """One row per week."""
-    from benchmarks.eight_weeks import PLANS
+    from benchmarks.eight_weeks_world import PLANS
 
     rows = []
     for week in sorted({day.week for day in days}):
@@ -54,7 +54,7 @@ def draw(path: Path, days: Sequence[Day]) -> None:
     """Escalation rate, cost and quality by day, with what happened and what the monitor said."""
     from matplotlib.figure import Figure
 
-    from benchmarks.eight_weeks import PLANS
+    from benchmarks.eight_weeks_world import PLANS
     from flows.rundir import write_bytes
 
     figure = Figure(figsize=(11, 6.2), layout="constrained")
@@ -81,7 +81,8 @@ def draw(path: Path, days: Sequence[Day]) -> None:
                          color=COLOURS[cause], bbox=behind)  # fmt: skip
         if day.done:
             top.axvline(i + 0.5, color="#1b7f5c", linewidth=1.2)
-            top.annotate(day.done, (i + 0.5, 0.5), rotation=90, fontsize=7.5, color="#1b7f5c", ha="right", va="bottom")
+            spot = (i + 0.5, 0.6 * ceiling)  # above the curve, as a rule
+            top.annotate(day.done, spot, rotation=90, fontsize=7.5, color="#1b7f5c", ha="right", va="bottom")
     for week in range(1, 1 + len(days) // 7):
         for axes in (top, middle, bottom):
             axes.axvline(7 * (week - 1) - 0.5, color="#e3e7ec", linewidth=0.8, zorder=0)

@@ -63,7 +63,7 @@ def main() -> None:
         from benchmarks.eight_weeks import simulate
 
         folder = Path("runs") / "false-alarms"
-        simulate(folder, seed=31, per_day=714, weeks=2)
+        simulate(folder, seed=31, per_day=714, weeks=2, in_process=True)
     outcomes = served_outcomes(folder)
     seeds = [int(seed) for seed in given.seeds.split(",")]
     sizes = [int(size) for size in given.queries_per_day.split(",")]

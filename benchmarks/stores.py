@@ -89,7 +89,11 @@ def _measure(kind: str, sizes: list[int], weeks: list[int], batch: int, seed: in
         rate = len(added) / (time.perf_counter() - begun)
         rows, loaded = [], len(added)
         for size in sizes:
+            begun, cpu_begun = time.perf_counter(), time.process_time()
             _bulk(store, added, range(loaded, size), WEEKS * WEEK / sizes[-1])
+            seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
+            n = size - loaded
+            print(f"{kind}: {n:,} loaded in {seconds:.0f} s ({cpu_seconds:.0f} s CPU)", file=sys.stderr, flush=True)
             loaded = size
             assert store.count() == size
             end = START + size * (WEEKS * WEEK / sizes[-1])

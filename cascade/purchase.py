@@ -32,6 +32,9 @@ CREATE TABLE IF NOT EXISTS spending (
     usd REAL NOT NULL, settled INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS spending_run ON spending (run_id);
+CREATE TABLE IF NOT EXISTS replies_about (
+    query_id TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (query_id, digest)
+) WITHOUT ROWID;
 """
 
 
@@ -71,13 +74,27 @@ class AnswerStore:
         """Which of the requests have a stored answer."""
         return {digest for digest in set(digests) if self.get(digest) is not None}
 
+    def note_about(self, query_id: str, digest: str) -> None:
+        """Note that a stored reply is about a query: a judge's question holds it, so its digest does not tell."""
+        with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO replies_about VALUES (?, ?)", (query_id, digest))
+
+    def about(self, query_ids: Iterable[str]) -> set[str]:
+        """Digests of the stored replies that were noted to be about these queries."""
+        find = "SELECT digest FROM replies_about JOIN answers USING (digest) WHERE query_id = ?"
+        with self._lock:
+            return {row[0] for i in set(query_ids) for row in self._db.execute(find, (i,))}
+
     def remove(self, digests: Iterable[str]) -> None:
-        """Delete answers for good, all or none; what they cost stays in the ledger."""
+        """Delete answers for good, with what they were noted to be about; all or none. What they cost stays in the
+        ledger."""
         with self._lock:
             self._db.execute("PRAGMA secure_delete = ON")  # else the text stays in free pages
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany("DELETE FROM answers WHERE digest = ?", [(digest,) for digest in digests])
+                gone = [(digest,) for digest in digests]
+                self._db.executemany("DELETE FROM answers WHERE digest = ?", gone)
+                self._db.executemany("DELETE FROM replies_about WHERE digest = ?", gone)
                 self._db.execute("COMMIT")
             except BaseException:
                 self._db.execute("ROLLBACK")
@@ -201,7 +218,8 @@ class Buyer:
 
     `run_id` names whose money it is: what the same run spent through the same store before a restart counts
     against the budget. Raises ConfigError when the tier's model has no price. Also a `Flagship`, so a
-    cascade can escalate to it, or a judge be asked through it; `purpose` is what such requests are noted as.
+    cascade can escalate to it, or a judge be asked through it; `purpose` is what such requests are noted as. With
+    `note_about` the store is told which query each stored reply is about (`AnswerStore.about`).
     """
 
     def __init__(
@@ -212,9 +230,11 @@ class Buyer:
         budget: Budget,
         run_id: str = "default",
         purpose: str = "serving",
+        *,
+        note_about: bool = False,
     ) -> None:
         self.tier, self.prices, self.store, self.budget, self.run_id = tier, prices, store, budget, run_id
-        self.purpose = purpose
+        self.purpose, self._note_about = purpose, note_about
         self._price = prices.price(tier.config.price_name)
         budget.restore(store, run_id)
 
@@ -259,6 +279,8 @@ class Buyer:
         waiting: dict[str, list[Query]] = {}
         for digest, group in self._by_digest(queries).items():
             stored = self.store.get(digest)
+            for query in group if self._note_about else ():
+                self.store.note_about(query.id, digest)  # before the reply: a kill must not leave it unnoted
             if stored is None:
                 waiting[digest] = group
             else:

@@ -81,9 +81,7 @@ def judge_pairs(
     replies = {} if bought is None else {i: answer.text for i, answer in bought.answers.items()}
     differ = {pair.query.id for pair in asked}
     preferences = [
-        combine(replies.get(f"{p.query.id}/judge-1"), replies.get(f"{p.query.id}/judge-2"))
-        if p.query.id in differ
-        else Preference.TIE
+        combine(*(replies.get(i) for i in question_ids(p.query.id))) if p.query.id in differ else Preference.TIE
         for p in pairs
     ]
     count = {kind: preferences.count(kind) for kind in Preference}
@@ -138,6 +136,11 @@ def judge_questions(pair: ServedPair) -> tuple[Query, Query]:
     return _question(pair, swapped=False), _question(pair, swapped=True)
 
 
+def question_ids(query_id: str) -> tuple[str, str]:
+    """Ids of `judge_questions` about a query."""
+    return f"{query_id}/judge-1", f"{query_id}/judge-2"
+
+
 def _question(pair: ServedPair, *, swapped: bool) -> Query:
     first, second = (pair.candidate, pair.champion) if swapped else (pair.champion, pair.candidate)
     # JSON keeps the three apart whatever they contain.
@@ -147,4 +150,4 @@ def _question(pair: ServedPair, *, swapped: bool) -> Query:
         indent=1,
     )
     messages = ({"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content})
-    return Query(f"{pair.query.id}/judge-{2 if swapped else 1}", pair.query.time, "judge", messages)
+    return Query(question_ids(pair.query.id)[swapped], pair.query.time, "judge", messages)

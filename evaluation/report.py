@@ -58,7 +58,7 @@ class EvaluationReport:
     """How well each verifier tells right cheap answers from wrong ones; None when all are alike."""
     candidate_auroc: float | None
     run_cost_usd: float | None = None
-    """What making the candidate cost (flagship labels and training); None when unknown."""
+    """What making the candidate cost: answers, names, judges and training; None when unknown."""
     payback_queries: int | None = None
     """Queries until the saving has paid `run_cost_usd`; None when unknown or never."""
     payback_why: str = ""

@@ -24,7 +24,9 @@ from monitoring.records import Finding, Watch
 DRIFT_EVENT = "cascade-distill.drift"
 """Emitted for what an improvement run cures; its resource is `cascade-distill.<name of the configuration>`."""
 TIMEOUT_S = 10.0
-READER = "reader"
+READER, EVENT = "reader", "event"
+SINCE = "since"
+"""Beside the channels in `told.json`: the first look of those in a row that found it."""
 
 
 Send = Callable[[Watch, Sequence[Finding], MonitorPolicy], str | None]
@@ -40,16 +42,20 @@ def tell(folder: Path, watch: Watch, policy: MonitorPolicy) -> tuple[list[Findin
     """Tell every channel of what it was not told, or not for `remind_days`.
 
     Returns the findings that are news, and one warning per channel that failed: it is tried again at the next look,
-    and the others are not told twice. What is no longer found is forgotten, so that it is told when it comes back.
+    and the others are not told twice. What is no longer found is forgotten, so that it is told when it comes back. The
+    event, which starts a run, waits until a finding has stood for `improve_after_days`.
     """
     path = folder / "told.json"
     before: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
-    after: dict[str, dict[str, str]] = {}
+    since = {str(f.cause): before.get(SINCE, {}).get(f.cause, watch.at) for f in watch.findings}
+    after: dict[str, dict[str, str]] = {SINCE: since}
     news: dict[str, list[Finding]] = {}
     warnings = []
     for name, send in _channels(policy).items():
         known = before.get(name, {})
-        news[name] = [finding for finding in watch.findings if _is_news(finding, known, watch, policy)]
+        least = policy.improve_after_days if name == EVENT else 0.0
+        stood = [finding for finding in watch.findings if _days(since[finding.cause], watch.at) >= least]
+        news[name] = [finding for finding in stood if _is_news(finding, known, watch, policy)]
         warning = send(watch, news[name], policy) if news[name] else None
         told = {str(finding.cause): watch.at for finding in news[name]} if warning is None else {}
         after[name] = {str(f.cause): known[f.cause] for f in watch.findings if f.cause in known} | told
@@ -60,13 +66,16 @@ def tell(folder: Path, watch: Watch, policy: MonitorPolicy) -> tuple[list[Findin
 
 def _is_news(finding: Finding, known: Mapping[str, str], watch: Watch, policy: MonitorPolicy) -> bool:
     last = known.get(str(finding.cause))
-    waited = None if last is None else datetime.fromisoformat(watch.at) - datetime.fromisoformat(last)
-    return waited is None or waited >= timedelta(days=policy.remind_days)
+    return last is None or _days(last, watch.at) >= policy.remind_days
+
+
+def _days(first: str, last: str) -> float:
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)) / timedelta(days=1)
 
 
 def _channels(policy: MonitorPolicy) -> dict[str, Send]:
     """Those that are set up. Whoever reads what the look prints is one."""
-    found: dict[str, Send] = {READER: lambda watch, findings, policy: None, "event": _emit}
+    found: dict[str, Send] = {READER: lambda watch, findings, policy: None, EVENT: _emit}
     if os.environ.get(policy.webhook_env):
         found["webhook"] = _post
     if policy.notify_block is not None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cascade.cost import PriceTable
 from cascade.grade import grade, reference_text
-from cascade.local import NO_GPU, accelerator_name
 from cascade.trace import Answer, Query, Verdict
 from clustering.describe import assign_to_clusters, exemplar_index
 from evaluation.audit import audit_slice
@@ -42,6 +39,7 @@ from flows.records import (
     read_answers,
     write_answers,
 )
+from flows.run_cost import run_cost
 from flows.rundir import Manifest, RunDir, digest_file, digest_json, read_json, write_json, write_jsonl, write_text
 from flows.stage_parts import (
     cheap_toolbox,
@@ -132,6 +130,7 @@ def _report_inputs(ctx: RunContext, rows: list[PairedRow], queries: dict[str, Qu
     """All that the report rests on besides the rows: kept beside it, so that `verify` can make it again."""
     uses = _heldout_uses(ctx)
     alpha = ctx.config.gate.alpha_at(uses)
+    judged = _judged(ctx, rows, queries, 1 - 2 * alpha)  # before the run's cost, of which it is a part
     traces = [trace for part in ("pool", "calibration", "heldout") for trace in load_traces(ctx, part)]
     return ReportInputs(
         run_id=ctx.run.run_id,
@@ -143,7 +142,7 @@ def _report_inputs(ctx: RunContext, rows: list[PairedRow], queries: dict[str, Qu
         config=MetricsConfig(alpha=alpha, seed=ctx.seed),
         cluster_names={c.id: c.name for c in load_clusters(ctx)},
         heldout_uses=uses,
-        run_cost_usd=_run_cost(ctx),
+        run_cost_usd=run_cost(ctx),
         solved=tuple(load_solved(ctx)),
         audit=audit_slice(
             traces,
@@ -152,7 +151,7 @@ def _report_inputs(ctx: RunContext, rows: list[PairedRow], queries: dict[str, Qu
             reference_kind=ctx.config.reference,
             confidence=1 - 2 * alpha,
         ),
-        judged=_judged(ctx, rows, queries, 1 - 2 * alpha),
+        judged=judged,
     )
 
 
@@ -199,24 +198,6 @@ def _heldout_uses(ctx: RunContext) -> int:
 def _heldout_digest(run: RunDir) -> str | None:
     manifest = run.manifest(COLLECT)
     return manifest.outputs["heldout.jsonl"] if manifest else None
-
-
-def _run_cost(ctx: RunContext) -> float | None:
-    """What the run paid the flagship (held-out, calibration and training answers) and for training's compute."""
-    bought = ctx.run.manifest(ctx.arm_stage(BUILD))
-    costs = [m.counts["flagship_cost_usd"] if m else None for m in (ctx.run.manifest(BASELINE), bought)]
-    if ctx.arm.answers == "trained":
-        trained = ctx.run.manifest(ctx.arm_stage(TRAIN))
-        costs.append(training_usd(ctx.prices, trained.counts["seconds"]) if trained else None)
-    known = [float(cost) for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
-
-
-def training_usd(prices: PriceTable, seconds: float) -> float | None:
-    """What training costs on this machine: its GPU, or every core that it has."""
-    if accelerator_name() != NO_GPU:
-        return prices.compute.usd(seconds, "gpu")
-    return prices.compute.usd(seconds, "cpu", os.cpu_count() or 1)
 
 
 def decision(ctx: RunContext) -> Manifest:

@@ -17,9 +17,9 @@ from evaluation.intervals import FloatArray, Interval
 from evaluation.matched import Swept, costs_at_quality
 from evaluation.report import EvaluationReport
 from flows.arms import TARGETED, UNTARGETED
-from flows.assess import training_usd
 from flows.context import RunContext
 from flows.records import BASELINE, BUILD, EVALUATE, TRAIN, load_report, load_verdicts
+from flows.run_cost import training_usd
 from flows.rundir import read_json, read_jsonl, write_json
 from flows.summary import cut, percent, points
 from promotion.gate import decide

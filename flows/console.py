@@ -196,7 +196,7 @@ def print_run(ctx: RunContext) -> None:
     if flagship:
         say(f"always asking the flagship would cost {flagship:.4f} USD per 1,000 queries")
     if report.payback_queries is not None:
-        paid = f"flagship answers and training cost {report.run_cost_usd:.4f} USD"
+        paid = f"what the run bought, and training, cost {report.run_cost_usd:.4f} USD"
         say(f"{paid}: earned back after {report.payback_queries:,} queries")
     else:
         say(f"queries until the run has paid for itself: {report.payback_why}")
@@ -266,6 +266,7 @@ def print_forget(plan: ForgetPlan, *, done: bool, runs: bool) -> None:
     rows: list[dict[str, Any]] = [
         {"held": "traces", "n": len(plan.traces), "what": gone, "of": span},
         {"held": "bought answers", "n": len(plan.answers), "what": gone, "of": "-"},
+        {"held": "judges' replies", "n": len(plan.replies), "what": gone, "of": "-"},
         {"held": "cached embeddings", "n": plan.n_vectors, "what": gone, "of": "-"},
         {
             "held": "copies in runs",

@@ -101,14 +101,15 @@ class RunContext:
     def judge_buyer(self) -> Buyer | None:
         """Buys the pairwise judge's verdicts from what is left of the run's budget; None without a judge."""
         judge = self.config.preference_judge
-        return None if judge is None else self._buyer(OpenAITier(judge), "judge")
+        return None if judge is None else self._buyer(OpenAITier(judge), "judge", note_about=True)
 
     def ask_judge(self, judge: OpenAITierConfig) -> Buyer:
         """Carries a verifier's questions to its judge, under the run's budget; an answer is paid for once."""
-        return self._buyer(OpenAITier(judge), "judge of the verifier")
+        return self._buyer(OpenAITier(judge), "judge of the verifier", note_about=True)
 
-    def _buyer(self, tier: OpenAITier, purpose: str) -> Buyer:
-        return Buyer(tier, self.prices, self.state.answers, self.budget, self.run.run_id, purpose)
+    def _buyer(self, tier: OpenAITier, purpose: str, *, note_about: bool = False) -> Buyer:
+        store, run_id = self.state.answers, self.run.run_id
+        return Buyer(tier, self.prices, store, self.budget, run_id, purpose, note_about=note_about)
 
     def champion(self) -> Version:
         """The version that the run tries to beat: the champion of its first start."""

@@ -20,9 +20,9 @@ from cascade.trace import Query
 from cascade.verifiers.pricing import require_price
 from clustering.embed import embed_texts
 from finetune.preflight import probe_template
-from flows.assess import training_usd
 from flows.config import RunConfig
 from flows.context import open_state
+from flows.run_cost import training_usd
 from flows.rundir import RECORDED_PACKAGES
 from flows.shards import open_runner
 

@@ -1,9 +1,9 @@
 """Retention and delete-by-user: what is held of somebody or of a time, where, and what was trained on it.
 
 A user's queries are found in the trace store and in the runs' own copies of traces; with them go the flagship's answers
-to them, in the answer store and in the learned verifiers that compare with them, the cached embeddings of their texts
-and, on request, the folders of runs that hold copies. Adapters cannot forget: they are listed, with those trained from
-them, so that somebody can decide to roll back or to train anew.
+to them, in the answer store and in the learned verifiers that compare with them, the judges' replies about them, the
+cached embeddings of their texts and, on request, the folders of runs that hold copies. Adapters cannot forget: they are
+listed, with those trained from them, so that somebody can decide to roll back or to train anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cascade.trace import Query, query_from_dict
 from cascade.users import user_key
 from cascade.verifiers import HeldBank, forget_entries, held_banks, standing
 from clustering.embed import cached_texts, forget_texts
+from evaluation.judge import question_ids
 from flows.config import RunConfig
 from flows.context import State, open_state
 from flows.records import BUILD, COLLECT, TRAIN, arm_stages
@@ -90,6 +91,8 @@ class ForgetPlan:
     """Queries that only the runs still hold."""
     answers: tuple[str, ...]
     """Digests of stored flagship answers."""
+    replies: tuple[str, ...]
+    """Digests of stored replies of judges."""
     n_vectors: int
     runs: tuple[HeldRun, ...]
     adapters: tuple[TouchedAdapter, ...]
@@ -120,11 +123,13 @@ def plan_forget(config: RunConfig, whose: Whose) -> ForgetPlan:
     queries = [*traces, *copies.values()]
     digests = {request_digest(query, tier) for query in queries for tier in tiers.values()}
     texts = {query.text for query in queries}
+    asked = {i for query in queries for i in (query.id, *question_ids(query.id))}
     versions = state.registry.versions()
     return ForgetPlan(
         traces=traces,
         copies=tuple(copies.values()),
         answers=tuple(sorted(state.answers.held(digests))),
+        replies=tuple(sorted(state.answers.about(asked))),
         n_vectors=cached_texts(state.root / EMBEDDINGS, texts),
         runs=tuple(held),
         adapters=tuple(_touched(versions, {run.run_id: run for run in held}, config.runs)),
@@ -135,7 +140,7 @@ def plan_forget(config: RunConfig, whose: Whose) -> ForgetPlan:
 def forget(config: RunConfig, plan: ForgetPlan, *, runs: bool) -> None:
     """Delete what `plan` found; `runs` deletes the run folders too. Killed midway, the same call finds the rest."""
     state: State = open_state(config)
-    state.answers.remove(plan.answers)
+    state.answers.remove([*plan.answers, *plan.replies])
     forget_texts(state.root / EMBEDDINGS, plan.texts)
     for verifier in plan.verifiers:
         forget_entries(state.root / VERIFIERS, verifier.bank)

@@ -22,10 +22,10 @@ from cascade.verifiers.judge import judge_query
 from clustering.naming import naming_query
 from clustering.rivals import select_random
 from evaluation.judge import ServedPair, judge_questions
-from flows.assess import training_usd
 from flows.config import RunConfig
 from flows.context import State, window_of
 from flows.records import BASELINE, BUILD, CLUSTER, COLLECT, DECIDE, EVALUATE, PROMOTE, TRAIN
+from flows.run_cost import training_usd
 from flows.rundir import Manifest, RunDir, read_json
 from flows.window import split_window
 

@@ -48,6 +48,9 @@ class MonitorPolicy(BaseModel):
     """Rows of the fixed evaluation set; a verifier that asks a paid judge pays for every one at every look."""
     remind_days: float = Field(7.0, gt=0)
     """An alarm that stays is told again after so many days."""
+    improve_after_days: float = Field(0.0, ge=0)
+    """An alarm that an improvement run cures starts one (by its event) once it has stood for so many days. On the first
+    day of a drift a run's window holds hardly any of the new traffic, and none in its pool: nothing to learn from."""
     webhook_env: str = "CASCADE_DISTILL_WEBHOOK"
     """Environment variable with a URL that alarms are posted to. The URL may hold a secret, so it is never saved."""
     notify_block: str | None = None

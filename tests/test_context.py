@@ -8,9 +8,13 @@ from test_forget import settings
 from test_store import DAY, START, at
 
 from cascade.errors import BudgetExceeded, InputError
+from cascade.purchase import Budget, Buyer
 from cascade.trace import Answer
+from evaluation.judge import ServedPair, judge_pairs
 from flows.config import RunConfig, WindowConfig
 from flows.context import open_state, start_run
+from flows.records import TRAIN
+from flows.run_cost import run_cost, training_usd
 from flows.stage_parts import cheap_toolbox
 from flows.window import split_window
 from promotion.clusters import open_history
@@ -80,6 +84,27 @@ def test_a_judging_verifier_is_paid_from_the_runs_budget_and_once(tmp_path):
         with pytest.raises(BudgetExceeded):
             judge(poor, [make_query(99)])
         assert poor.buyer.budget is poor.budget and len(server.bodies) == 6
+
+
+def test_what_a_run_cost_has_names_and_judges_in_it(tmp_path):
+    """All that it bought, whoever answered, and training; not what another run or serving bought."""
+    verdict = completion('{"reason": "", "p_right": 0.5, "better": "A"}')
+    with serve(lambda *_: (200, verdict)) as server:
+        judge = {"model": "lab-judge", "base_url": server.url, "max_retries": 0, "max_tokens": 16}
+        ctx = context(tmp_path, server.url, verifier={"judge": judge}, preference_judge=judge)
+        assert run_cost(ctx) is None, "not trained yet"
+        ctx.run.run_stage(TRAIN, {}, {}, lambda folder: {"seconds": 3600.0})
+        training = training_usd(ctx.prices, 3600.0)
+        assert run_cost(ctx) == training > 0
+        queries, cheap = [make_query(n) for n in range(3)], [Answer("42", "lab-student", 5, 5, 0.1, "stop")] * 3
+        (_, scorer) = cheap_toolbox(ctx, None).scorers("mean_logprob", None)
+        scores = scorer.score(queries, cheap)
+        pairs = judge_pairs([ServedPair(q, "a", "b") for q in queries], ctx.judge_buyer(), 0.9, progress=False)[0]
+        names = ctx.buyer.buy(queries[:1], "cluster names", progress=False)
+        other = Buyer(ctx.flagship, ctx.prices, ctx.state.answers, Budget(1.0), run_id="another")
+        other.buy([make_query(9)], "test", progress=False)
+    parts = [training, *(score.cost_usd for score in scores), pairs.cost_usd, names.cost_usd]
+    assert min(parts) > 0 and run_cost(ctx) == pytest.approx(sum(parts))
 
 
 def test_no_more_is_labelled_than_was_said_and_the_sample_is_uniform():

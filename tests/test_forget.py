@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from databases import STORES, place
 from labworld import ROOT
-from loopback import make_query
+from loopback import completion, make_query, serve
 from test_store import START, make_trace
 from typer.testing import CliRunner
 
@@ -21,12 +21,14 @@ from cascade.verifiers import AnswerBank, LearnedScorer, read_learned, store_par
 from cascade.verifiers.features import fit_features
 from cascade.verifiers.models import RECIPES, fit_model
 from clustering.embed import EmbedConfig, embed_texts
+from evaluation.judge import ServedPair, judge_pairs
 from flows.cli import app
 from flows.config import RunConfig, build_config, merge, read_yaml
-from flows.context import open_state
+from flows.context import RunContext, open_state
 from flows.forget import VERIFIERS, Whose, forget, plan_forget
 from flows.records import BUILD, COLLECT, TRAIN
-from flows.rundir import write_json, write_jsonl
+from flows.rundir import RunDir, write_json, write_jsonl
+from flows.stage_parts import cheap_toolbox
 from flows.world import NOT_STARTED
 
 ANA = user_key("ana@example.com")
@@ -164,6 +166,29 @@ def test_no_verifier_serves_with_a_users_answers(config, tmp_path):
 
 def held_in_files(root, text):
     return [path for path in root.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+def test_what_judges_said_of_a_users_queries_goes(config, tmp_path):
+    """Both kinds of judge: of one answer, in a verifier, and of two, at the gate."""
+    state = fill(config, tmp_path)
+    bought = state.answers.count()
+    replies = {"judge": '{"reason": "hers", "p_right": 0.5}', "pair": '{"better": "A"}'}
+    with serve(lambda body, n: (200, completion(replies["judge" if "p_right" in str(body) else "pair"]))) as server:
+        judge = {"model": "lab-judge", "base_url": server.url, "api_key_env": None, "max_retries": 0}
+        values = config.dump() | {"verifier": {"judge": judge}, "preference_judge": judge}
+        values |= {"prices": str(ROOT / "configs/prices.yaml")}
+        ctx = RunContext(build_config(values, "test"), RunDir(config.runs / "judging"), START, START, "v1", state)
+        asked = [*ANAS[:2], *BENS[:3]]
+        (_, scorer) = cheap_toolbox(ctx, None).scorers("mean_logprob", None)
+        scorer.score([t.query for t in asked], [t.cheap for t in asked])
+        judge_pairs([ServedPair(t.query, "a", "b") for t in asked], ctx.judge_buyer(), 0.9, progress=False)
+    assert state.answers.count() == bought + 3 * len(asked)
+    plan = plan_forget(config, Whose(user=ANA))
+    assert (len(plan.answers), len(plan.replies)) == (3, 3 * 2)
+    forget(config, plan, runs=False)
+    assert state.answers.count() == len(BENS) + 3 * 3
+    assert plan_forget(config, Whose(user=ANA)).replies == ()
+    assert len(plan_forget(config, Whose(user="ben")).replies) == 3 * 3
 
 
 def test_old_data_is_found_by_its_age(config, tmp_path):

@@ -7,7 +7,7 @@ import re
 import shutil
 import urllib.request
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import yaml
@@ -195,6 +195,20 @@ def test_an_alarm_that_went_away_is_told_when_it_comes_back(alarmed, tmp_path):
     assert tell(tmp_path, replace(alarmed, version="v9"), policy) == ([], [])  # a rollback does not make it new
     assert tell(tmp_path, replace(alarmed, findings=()), policy) == ([], [])
     assert tell(tmp_path, alarmed, policy) == (list(alarmed.findings), [])
+
+
+def test_a_run_is_started_once_the_alarm_has_stood_for_so_long(alarmed, tmp_path, monkeypatch):
+    """People are told at once; the event waits, and begins to wait anew when the alarm was gone meanwhile."""
+    sent, policy = [], MonitorPolicy(improve_after_days=2.0, remind_days=7.0)
+    monkeypatch.setattr("flows.alarms._emit", lambda watch, findings, policy: sent.append(watch.at))
+
+    def look(day, findings=alarmed.findings):
+        at = datetime.fromisoformat(alarmed.at) + timedelta(days=day)
+        return len(tell(tmp_path, replace(alarmed, at=at.isoformat(), findings=findings), policy)[0]), len(sent)
+
+    assert [look(0), look(1), look(2), look(3)] == [(1, 0), (0, 0), (0, 1), (0, 1)]
+    assert [look(8), look(9)] == [(1, 1), (0, 2)]  # a reminder to people, and one to the automation
+    assert [look(10, ()), look(11), look(12), look(13)] == [(0, 2), (1, 2), (0, 2), (0, 3)]
 
 
 @pytest.mark.parametrize(
