@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.events import Event, Resource
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -40,3 +42,10 @@ def until(look: Callable[[], Found | None], what: str) -> Found:
         assert time.monotonic() < give_up, f"never came: {what}"
         time.sleep(0.5)
     return found
+
+
+def emit_at(url: str, event: str, resource: str) -> None:
+    """Emit an event at this server. `emit_event` sends all of a process' events to the server that the first one went
+    to, and an earlier test may have had another."""
+    made = Event(event=event, resource=Resource({"prefect.resource.id": resource}))
+    httpx.post(f"{url}/events", json=[made.model_dump(mode="json")], timeout=60).raise_for_status()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL
+from prefect_world import emit_at
 from test_schedules import config_file
 
 from benchmarks.eight_weeks_server import deployed
@@ -21,7 +22,7 @@ def test_looks_and_runs_are_the_deployments_and_say_why_they_fail(tmp_path: Path
     with deployed(config, "weeks", tmp_path / "prefect") as operator:
         with pytest.raises(RuntimeError, match=r"of monitor/weeks ended as Failed: .*no traces in"):
             operator.look()
-        emit_event(DRIFT_EVENT, resource={"prefect.resource.id": drift_resource("weeks")})
+        emit_at(str(PREFECT_API_URL.value()), DRIFT_EVENT, drift_resource("weeks"))
         # The run that the automation starts fails; it goes on under its own name, and fails again.
         with pytest.raises(RuntimeError, match=r"flow run improve-20\S+ of improve/weeks ended as Failed: no traces"):
             operator.improve([])

@@ -17,10 +17,10 @@ from labworld import ROOT
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments import run_deployment
-from prefect.events import DeploymentTriggerTypes, emit_event
+from prefect.events import DeploymentTriggerTypes
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_world import at_server, runs_of, until
+from prefect_world import at_server, emit_at, runs_of, until
 from pydantic import TypeAdapter
 
 from cascade.errors import ConfigError
@@ -94,8 +94,8 @@ def test_schedules_survive_and_one_run_goes_at_a_time(prefect_server: str, tmp_p
             until(lambda: _scheduled(client, "improve/alone") == scheduled, "the next run, still scheduled")
 
             # A drift alarm of this configuration starts a run; another's does not.
-            emit_event(DRIFT_EVENT, resource={"prefect.resource.id": drift_resource("another")})
-            emit_event(DRIFT_EVENT, resource={"prefect.resource.id": drift_resource("alone")})
+            emit_at(prefect_server, DRIFT_EVENT, drift_resource("another"))
+            emit_at(prefect_server, DRIFT_EVENT, drift_resource("alone"))
             started = until(lambda: _over(client, "improve/alone", 3), "the run that the alarm starts")[-1]
             assert "no traces in" in started.state.message
             assert started.created_by is not None and started.created_by.type == "AUTOMATION"
