@@ -39,7 +39,7 @@ def settings(folder: Path, url: str, seed: int, max_error: float) -> dict[str, A
         "student": {"base_model": str(root / "lab" / "models" / "base")},
         "embed": {"model": str(root / "lab" / "models" / "embedder")},
         "flagship": {"base_url": url},
-        "window": {"days": 7},
+        "window": {"days": 7, "max_labelled": 3000},  # as in configs/production.yaml; 714 a day do not reach it
         "calibration": {"max_error_accepted": max_error},
         "verifier": {"kind": "learned"},  # its confidence alone tells right from wrong too badly to prove 3 %
         "training_set": {"replay_ratio": 2.0},
