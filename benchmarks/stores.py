@@ -103,8 +103,9 @@ def _measure(kind: str, sizes: list[int], weeks: list[int], batch: int, seed: in
         table(f"{kind}: collecting the last week's escalations ({rate:,.0f} traces added a second)", rows)
         windows = [{"weeks": n, **_row(target, end - n * WEEK, end)} for n in weeks]
         table(f"{kind}: longer windows, of {sizes[-1]:,} traces", windows)
-        growth = {name: _exponent([row[name] for row in windows], weeks) for name in ("CPU s", "stage CPU s")}
-        print(f"{kind}: growth with the window: " + ", ".join(f"{k} exponent {v:.2f}" for k, v in growth.items()))
+        if len(set(weeks)) > 1:
+            growth = {name: _exponent([row[name] for row in windows], weeks) for name in ("CPU s", "stage CPU s")}
+            print(f"{kind}: growth with the window: " + ", ".join(f"{k} exponent {v:.2f}" for k, v in growth.items()))
         store.close()
 
 
@@ -132,10 +133,10 @@ def _apart(name: str, target: str, start: datetime, end: datetime) -> dict[str, 
 
 
 def _exponent(seconds: list[float], weeks: list[int]) -> float:
-    """Slope of log seconds over log weeks by least squares; NaN with less than two windows."""
+    """Slope of log seconds over log weeks by least squares, of two windows or more."""
     import numpy as np
 
-    return float(np.polyfit(np.log(weeks), np.log(seconds), 1)[0]) if len(set(weeks)) > 1 else float("nan")
+    return float(np.polyfit(np.log(weeks), np.log(seconds), 1)[0])
 
 
 def _fixed_costs(store: TraceStore, known: list[Trace]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def baseline(ctx: RunContext) -> Manifest:
         tools = cheap_toolbox(ctx, champion.adapter)
         first = refit_verifier(ctx, answers, purchase.answers, known, {}, tools)
         judged = _rejudged(ctx, pool, first)
-        surest = _surest(ctx, judged, first)
+        surest = _surest(ctx, judged, first) if tools.compares else {}
         verifier = refit_verifier(ctx, answers, purchase.answers, known, surest, tools) if surest else first
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in answers]
         verdicts = judge_all(verifier, heldout, answers)
@@ -154,14 +154,14 @@ def _surest(ctx: RunContext, judged: list[Trace], verifier: Verifier) -> dict[st
     They are chosen by token confidence, not by verdict: verdicts come from the labels of the calibration part, and a
     bank that knows these makes the answers to learn from look easier to judge than those of the traffic.
     """
-    learned = ctx.config.verifier.learned
-    if ctx.config.verifier.kind != "learned" or verifier.calibration.threshold is None:
+    if verifier.calibration.threshold is None:
         return {}
     own = [trace for trace in judged if trace.cheap_version == ctx.champion_id]
     sure = {t.query.id: (t.cheap.confidence.mean_logprob, t.cheap) for t in own if t.cheap and t.cheap.confidence}
     n = sum(trace.verdict.accepted for trace in own)
     found = sorted(sure, key=lambda i: (-sure[i][0], i))[:n]
-    places = np.unique(np.linspace(0, len(found) - 1, min(len(found), learned.surest)).astype(np.int64))
+    most = min(len(found), ctx.config.verifier.learned.surest)
+    places = np.unique(np.linspace(0, len(found) - 1, most).astype(np.int64))
     return {found[i]: sure[found[i]][1] for i in places.tolist()}
 
 

@@ -60,10 +60,14 @@ class Toolbox:
     """Who carries questions to the judge; None: they go straight to its endpoint, as in service."""
 
     @property
+    def compares(self) -> bool:
+        """Whether the verifier compares an answer with those of other queries."""
+        return self.config.kind == "learned" and "neighbours" in self.config.learned.blocks
+
+    @property
     def needs_bank(self) -> bool:
-        """Whether a scorer looks at flagship answers to other queries."""
-        learned = self.config.kind == "learned" and "neighbours" in self.config.learned.blocks
-        return learned or self.router is not None
+        """Whether a scorer or the router looks at flagship answers to other queries."""
+        return self.compares or self.router is not None
 
     def scorers(self, signal: str, bank: AnswerBank | None) -> list[Scorer | Trainable]:
         """The configured chain, still to be fitted; empty where one token confidence is all there is.
