@@ -73,14 +73,14 @@ def _print(name: str, results: list[ArmResult], given: argparse.Namespace) -> No
     from flows.charts import learning_curves_png
     from flows.comparison import figures
     from flows.comparison_page import curves_of
-    from flows.comparison_tables import headline, matched_rows, price_rows, rows_of
+    from flows.comparison_tables import headline, held_rows, price_rows, rows_of
     from flows.console import say, table
 
     found = figures(results, shared_queries=False)
     table(f"{name}, {given.part}: single results", [result.row() for result in results])
     table(f"{name}, {given.part}: what each arm takes (means over seeds)", price_rows(results))
     table(f"{name}, {given.part}: savings at equal flagship answers and training tokens", rows_of(found))
-    table(f"{name}, {given.part}: the same at the champion's quality", matched_rows(found))
+    table(f"{name}, {given.part}: the same at one quality, which all serve", held_rows(found))
     say(headline(found))
     say(
         f"made by: python -m benchmarks.targeted_vs_untargeted --sets {name} --seeds {given.seeds}"

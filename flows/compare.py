@@ -74,7 +74,7 @@ def compare_arms(run_root: str, arms: list[str], seeds: list[int], answers: list
     ctx = _context(run_root)
     results = run_arms(ctx, choose_arms(arms), seeds, answers)
     write_comparison(ctx, results)
-    rows = rows_of(figures(results))
+    rows = rows_of(figures(results, held=ctx.config.compare_at_quality))
     create_table_artifact(key="comparison", table=rows, description="Targeted against untargeted")
     return rows
 

@@ -24,10 +24,13 @@ from flows.rundir import read_json, read_jsonl, write_json
 from flows.summary import cut, percent, points
 from promotion.gate import decide
 
-Measure = Literal["cost", "escalations", "quality", "matched"]
+Measure = Literal["cost", "escalations", "quality"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-"""What a query cost, whether it escalated, what its answer was worth, and what it cost where the arm's threshold is
-moved until it serves what the champion serves (`evaluation.matched`)."""
+"""What a query cost, whether it escalated, what its answer was worth."""
+CHAMPIONS = "the champion's"
+"""The quality that the champion serves, at which every comparison sets the arms side by side."""
+HELD_QUALITY = 0.97
+"""Share of the flagship's quality at which it does so too, unless the configuration says otherwise."""
 CONFIDENCE = 0.9
 SIDES = ("champion", "candidate")
 
@@ -129,24 +132,34 @@ def by_level(results: Sequence[ArmResult]) -> dict[int, dict[str, list[ArmResult
 def outcomes(arms: Mapping[str, Sequence[ArmResult]], measure: Measure) -> dict[str, list[SeedOutcome]]:
     """Per held-out query what the champion's cascade and each arm's cost, did or were worth. Raises InputError where a
     cost is unknown."""
-    return {arm: [_outcome(result, measure) for result in own] for arm, own in arms.items()}
+    return {arm: [_outcome(_pairs(result), measure) for result in own] for arm, own in arms.items()}
 
 
-def _outcome(result: ArmResult, measure: Measure) -> SeedOutcome:
+def outcomes_at(arms: Mapping[str, Sequence[ArmResult]], share: float | None) -> dict[str, list[SeedOutcome]]:
+    """Per held-out query what the champion's cascade and each arm's cost where the threshold of each is moved until it
+    serves `share` of the flagship's quality (`evaluation.matched`); None: what the champion serves. Raises InputError
+    where a cost is unknown."""
+    return {arm: [_at_quality(result, _pairs(result), share) for result in own] for arm, own in arms.items()}
+
+
+def _pairs(result: ArmResult) -> list[dict[str, Any]]:
     path = result.folder / "pairs.jsonl"
     rows = read_jsonl(path)
     if any(row[side]["cost_usd"] is None or row["flagship_cost_usd"] is None for row in rows for side in SIDES):
         raise InputError(f"{path}: the cost of some queries is unknown (an endpoint gave no token counts)")
-    if measure == "matched":
-        return _matched(result, rows)
+    return rows
+
+
+def _outcome(rows: Sequence[Mapping[str, Any]], measure: Measure) -> SeedOutcome:
     pairs = np.array([[_value(row[side], measure) for side in SIDES] for row in rows])
     return SeedOutcome(pairs[:, 0], pairs[:, 1])
 
 
-def _matched(result: ArmResult, rows: Sequence[Mapping[str, Any]]) -> SeedOutcome:
+def _at_quality(result: ArmResult, rows: Sequence[Mapping[str, Any]], share: float | None) -> SeedOutcome:
     kind = cast(GradeKind, result.report.grade_kind)
     flagship = np.array([grade(row["flagship"]["text"], row["reference"], kind) for row in rows])
-    quality = float(np.mean([row["champion"]["served_correct"] for row in rows]))
+    served = float(np.mean([row["champion"]["served_correct"] for row in rows]))
+    quality = served if share is None else share * float(flagship.mean())
     folders = (result.run_root / BASELINE, result.folder)
     before, after = (
         costs_at_quality(swept(rows, side, load_verdicts(folder), flagship), quality)
@@ -182,60 +195,69 @@ def _value(side: Mapping[str, Any], measure: Measure) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Savings:
+    """What one arm saves of the champion's cost, and how that compares."""
+
+    cost: Interval
+    """Relative saving."""
+    over_untargeted: Interval | None
+    """How much more it saves than untargeted, in shares of the champion's cost; None of untargeted itself."""
+    times_untargeted: Interval | None
+    """How many times what untargeted saves; None where that is not told apart from zero."""
+    targeted_over: Interval | None
+    """How much more targeted saves than it; None of targeted itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """One arm at one number of answers, over all seeds."""
 
     arm: str
     level: int
     seeds: int
-    cost: Interval
-    """Relative cost saving."""
+    served: Savings
     escalations: Interval
     """Relative cut of escalations."""
     quality: Interval
     """Mean difference of served grades."""
-    over_untargeted: Interval | None
-    """How much more cost it saves than untargeted, in shares of the champion's cost; None of untargeted itself."""
-    times_untargeted: Interval | None
-    """How many times untargeted's cost saving; None where that is not told apart from zero."""
-    matched: Interval
-    """Relative cost saving at the champion's quality."""
-    matched_over: Interval | None
-    """As `over_untargeted`, at the champion's quality."""
-    matched_times: Interval | None
-    """As `times_untargeted`, at the champion's quality."""
-    targeted_over: Interval | None
-    """How much more cost targeted saves than it; None of targeted itself."""
-    matched_targeted_over: Interval | None
-    """The same at the champion's quality."""
+    held: Mapping[str, Savings]
+    """Savings at a quality that all serve, by its name: `CHAMPIONS`, and the share of the flagship's."""
 
 
-def figures(results: Sequence[ArmResult], *, shared_queries: bool = True) -> list[Figures]:
+def figures(results: Sequence[ArmResult], *, shared_queries: bool = True, held: float = HELD_QUALITY) -> list[Figures]:
     """Every arm at every number of answers, with intervals over queries and seeds. `shared_queries`: all seeds are of
-    one run, and so have the same held-out queries."""
+    one run, and so have the same held-out queries. `held`: share of the flagship's quality at which arms are set side
+    by side, besides the champion's own."""
     found = []
     for level, arms in sorted(by_level(results).items()):
         drawn = {kind: measure(outcomes(arms, kind), CONFIDENCE, shared_queries=shared_queries) for kind in MEASURES}
-        found += [_figures(arm, level, len(own), drawn) for arm, own in arms.items()]
+        qualities = {CHAMPIONS: None, f"{100 * held:g} % of the flagship's": held}
+        at = {
+            name: measure(outcomes_at(arms, share), CONFIDENCE, shared_queries=shared_queries)
+            for name, share in qualities.items()
+        }
+        found += [
+            Figures(
+                arm=arm,
+                level=level,
+                seeds=len(own),
+                served=_savings(drawn["cost"], arm),
+                escalations=saving(drawn["escalations"], arm),
+                quality=gain(drawn["quality"], arm),
+                held={name: _savings(costs, arm) for name, costs in at.items()},
+            )
+            for arm, own in arms.items()
+        ]
     return found
 
 
-def _figures(arm: str, level: int, seeds: int, drawn: Mapping[Measure, Experiment]) -> Figures:
-    cost, matched = drawn["cost"], drawn["matched"]
-    ours = TARGETED.name if arm != TARGETED.name and TARGETED.name in cost.whole.before else None
-    other = UNTARGETED.name if arm != UNTARGETED.name and UNTARGETED.name in cost.whole.before else None
-    return Figures(
-        arm=arm,
-        level=level,
-        seeds=seeds,
-        cost=saving(cost, arm),
-        escalations=saving(drawn["escalations"], arm),
-        quality=gain(drawn["quality"], arm),
-        over_untargeted=difference(cost, arm, other) if other else None,
-        times_untargeted=times_as_much(cost, arm, other) if other else None,
-        matched=saving(matched, arm),
-        matched_over=difference(matched, arm, other) if other else None,
-        matched_times=times_as_much(matched, arm, other) if other else None,
-        targeted_over=difference(cost, ours, arm) if ours else None,
-        matched_targeted_over=difference(matched, ours, arm) if ours else None,
+def _savings(costs: Experiment, arm: str) -> Savings:
+    there = costs.whole.before
+    ours = TARGETED.name if arm != TARGETED.name and TARGETED.name in there else None
+    other = UNTARGETED.name if arm != UNTARGETED.name and UNTARGETED.name in there else None
+    return Savings(
+        cost=saving(costs, arm),
+        over_untargeted=difference(costs, arm, other) if other else None,
+        times_untargeted=times_as_much(costs, arm, other) if other else None,
+        targeted_over=difference(costs, ours, arm) if ours else None,
     )

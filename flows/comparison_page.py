@@ -8,7 +8,7 @@ from pathlib import Path
 from flows import charts
 from flows.arms import TARGETED
 from flows.comparison import ArmResult, Figures, figures
-from flows.comparison_tables import headline, matched_rows, price_rows, rows_of, what_arms_are
+from flows.comparison_tables import headline, held_rows, price_rows, rows_of, what_arms_are
 from flows.context import RunContext
 from flows.report import render
 from flows.rundir import write_text
@@ -16,7 +16,7 @@ from flows.rundir import write_text
 
 def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
     """Render comparison.html into the run's folder; returns its path."""
-    found = figures(results)
+    found = figures(results, held=ctx.config.compare_at_quality)
     page = render(
         "comparison.html.j2",
         title=f"Where to spend flagship answers: {ctx.config.name}",
@@ -27,10 +27,7 @@ def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
         chart=charts.learning_curves(curves_of(found)),
         tables=[
             ("Savings by number of answers and arm", rows_of(found)),
-            (
-                "The same where thresholds are moved until arms serve the champion's quality",
-                matched_rows(found),
-            ),
+            ("The same where thresholds are moved until all serve one quality", held_rows(found)),
             ("What each arm takes (means over seeds)", price_rows(results)),
             ("What the arms are", what_arms_are(results)),
             ("Single results", [result.row() for result in results]),
@@ -53,9 +50,9 @@ def curves_of(found: Sequence[Figures]) -> list[charts.Curve]:
             charts.Curve(
                 label=arm,
                 answers=tuple(f.level for f in own),
-                values=tuple(f.cost.value for f in own),
-                lows=tuple(f.cost.low for f in own),
-                highs=tuple(f.cost.high for f in own),
+                values=tuple(f.served.cost.value for f in own),
+                lows=tuple(f.served.cost.low for f in own),
+                highs=tuple(f.served.cost.high for f in own),
                 strong=arm == TARGETED.name,
             )
         )

@@ -9,40 +9,47 @@ import numpy as np
 
 from evaluation.intervals import FloatArray, Interval
 from flows.arms import ARMS, TARGETED, UNTARGETED
-from flows.comparison import CONFIDENCE, ArmResult, Figures, by_level
+from flows.comparison import CONFIDENCE, ArmResult, Figures, Savings, by_level
 from flows.summary import cut, points
 
 
 def rows_of(found: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The table of figures: one row per number of answers and arm."""
+    """The table of figures as served: one row per number of answers and arm."""
     return [
         {
             "answers": f"{f.level:,}",
             "arm": f.arm,
-            "cost": cut(f.cost),
+            "cost": cut(f.served.cost),
             "escalations": cut(f.escalations),
             "quality": points(f.quality),
-            "more than untargeted": points(f.over_untargeted) if f.over_untargeted else "-",
-            "targeted saves more": points(f.targeted_over) if f.targeted_over else "-",
-            "times untargeted": times(f.times_untargeted),
+            **_compared(f.served),
         }
         for f in found
     ]
 
 
-def matched_rows(found: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The same at equal quality: each arm's threshold moved until it serves what the champion serves."""
+def held_rows(found: Sequence[Figures]) -> list[dict[str, Any]]:
+    """The same at equal quality: each arm's threshold moved until it serves just that."""
+    names = list(dict.fromkeys(name for f in found for name in f.held))
     return [
         {
+            "quality held": name,
             "answers": f"{f.level:,}",
             "arm": f.arm,
-            "cost at the champion's quality": cut(f.matched),
-            "more than untargeted": points(f.matched_over) if f.matched_over else "-",
-            "targeted saves more": points(f.matched_targeted_over) if f.matched_targeted_over else "-",
-            "times untargeted": times(f.matched_times),
+            "cost": cut(f.held[name].cost),
+            **_compared(f.held[name]),
         }
+        for name in names
         for f in found
     ]
+
+
+def _compared(found: Savings) -> dict[str, str]:
+    return {
+        "more than untargeted": points(found.over_untargeted) if found.over_untargeted else "-",
+        "targeted saves more": points(found.targeted_over) if found.targeted_over else "-",
+        "times untargeted": times(found.times_untargeted),
+    }
 
 
 def price_rows(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
@@ -80,17 +87,21 @@ def headline(found: Sequence[Figures]) -> str:
     if not levels:
         return "No untargeted arm was run: nothing to compare with."
     ours, other = pairs[max(levels), TARGETED.name], pairs[max(levels), UNTARGETED.name]
+    held = "; ".join(
+        f"at {name} quality {cut(savings.cost)} and {cut(other.held[name].cost)}{_tail(savings.times_untargeted)}"
+        for name, savings in ours.held.items()
+    )
+    seeds = f" and {ours.seeds} seeds" if ours.seeds > 1 else ", one seed"
+    served = _tail(ours.served.times_untargeted)
     return (
-        f"With {max(levels):,} flagship answers, targeted distillation changes the cascade's cost by {cut(ours.cost)}"
-        f" and untargeted by {cut(other.cost)}{_tail(ours.times_untargeted)}, at a quality difference of"
-        f" {points(ours.quality)} and {points(other.quality)} ({CONFIDENCE:.0%} intervals over queries"
-        f"{f' and {ours.seeds} seeds' if ours.seeds > 1 else ', one seed'}). At the champion's quality it is"
-        f" {cut(ours.matched)} and {cut(other.matched)}{_tail(ours.matched_times)}."
+        f"With {max(levels):,} flagship answers, targeted distillation changes the cascade's cost by"
+        f" {cut(ours.served.cost)} and untargeted by {cut(other.served.cost)}{served}, at a quality difference of"
+        f" {points(ours.quality)} and {points(other.quality)} ({CONFIDENCE:.0%} intervals over queries{seeds}); {held}."
     )
 
 
 def _tail(ratio: Interval | None) -> str:
-    return f", {times(ratio)} times as much" if ratio else "; the latter is not told apart from zero"
+    return f", {times(ratio)} times as much" if ratio else " (not told apart from zero)"
 
 
 def what_arms_are(results: Sequence[ArmResult]) -> list[dict[str, str]]:

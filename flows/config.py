@@ -128,6 +128,8 @@ class RunConfig(_Strict):
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
+    compare_at_quality: float = Field(0.97, gt=0, le=1)
+    """Share of the flagship's quality at which `compare` sets the arms side by side, besides the champion's own."""
     runner: RunnerConfig = RunnerConfig()
     monitor: MonitorPolicy = MonitorPolicy()
     approval_timeout_s: float = Field(7 * 86400.0, gt=0)

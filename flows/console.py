@@ -242,17 +242,17 @@ def print_decision(ctx: RunContext) -> None:
         say(f"about {found.n_needed} held-out queries would settle it")
 
 
-def print_comparison(root: Path) -> None:
+def print_comparison(root: Path, held: float) -> None:
     """Figures by number of answers and arm, what each took, and the sentence that sums it up."""
     from flows.comparison import figures, read_comparison
-    from flows.comparison_tables import headline, matched_rows, price_rows, rows_of
+    from flows.comparison_tables import headline, held_rows, price_rows, rows_of
 
     results = read_comparison(root)
-    found = figures(results)
+    found = figures(results, held=held)
     table("Single results", [result.row() for result in results])
     table("What each arm takes (means over seeds)", price_rows(results))
     table("Savings at equal flagship answers and training tokens", rows_of(found))
-    table("The same at the champion's quality", matched_rows(found))
+    table("The same at one quality, which all serve", held_rows(found))
     say(headline(found))
     say(f"\nreport: {(root / 'comparison.html').resolve()}")
 

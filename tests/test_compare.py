@@ -11,7 +11,7 @@ from labworld import small_config, small_world
 from cascade.errors import InputError
 from flows.arms import ARMS, choose_arms
 from flows.compare import prepare, run_arms
-from flows.comparison import ArmResult, figures, read_comparison, write_comparison
+from flows.comparison import CHAMPIONS, ArmResult, figures, outcomes_at, read_comparison, write_comparison
 from flows.comparison_tables import headline, price_rows, rows_of
 from flows.console import print_comparison, print_status
 from flows.context import RunContext, start_run
@@ -126,13 +126,14 @@ def test_the_tables_and_the_page_come_from_the_files(
     for result in results:
         saving = result.report.overall.paired.cost_saving
         assert saving is not None
-        assert by_arm[result.arm].cost.value == pytest.approx(saving.value)
+        assert by_arm[result.arm].served.cost.value == pytest.approx(saving.value)
         quality = result.report.overall.paired.quality_difference
         assert by_arm[result.arm].quality.value == pytest.approx(quality.value)
-    assert by_arm["retrieval-alone"].matched.value <= by_arm["targeted"].matched.value
+    assert by_arm["retrieval-alone"].held[CHAMPIONS].cost.value <= by_arm["targeted"].held[CHAMPIONS].cost.value
     assert [row["arm"] for row in rows_of(found)] == [row["arm"] for row in price_rows(results)]
-    print_comparison(root)
+    print_comparison(root, 0.9)
     shown = capsys.readouterr().out
+    assert "90 % of the flagship's" in shown
     assert all(arm in shown for arm in by_arm)
     page = (root / "comparison.html").read_text()
     assert headline(found)[:40] in page
@@ -140,6 +141,17 @@ def test_the_tables_and_the_page_come_from_the_files(
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib.org", "").replace(
         "http://purl.org", ""
     ).replace("http://creativecommons.org", "")
+
+
+def test_a_lower_quality_costs_every_side_no_more(done: tuple[RunContext, list[ArmResult]]) -> None:
+    arms = {result.arm: [result] for result in done[1]}
+    high, low = outcomes_at(arms, 0.99), outcomes_at(arms, 0.8)
+    for arm in arms:
+        for side in ("before", "after"):
+            dear, cheap = (getattr(costs[arm][0], side).sum() for costs in (high, low))
+            assert cheap <= dear
+    # What the flagship alone serves is reached by escalating: the champion's dearest threshold serves it.
+    assert sum(low["targeted"][0].before) < sum(high["targeted"][0].before)
 
 
 def test_targeted_comes_first_and_unknown_arms_are_named() -> None:

@@ -83,7 +83,7 @@ def compare(
             print_replay(replay_traffic(settings, traffic))
         levels = numbers[1] or [settings.target.n_answers]
         root = Path(compare_flow(settings, run_id or new_id("compare"), chosen, numbers[0], levels))
-    print_comparison(root)
+    print_comparison(root, settings.compare_at_quality)
 
 
 def report(run_id: Annotated[str, typer.Argument(help="The run to report on.")], config: Config = DEMO) -> None:
