@@ -87,7 +87,8 @@ def _print(name: str, results: list[ArmResult], given: argparse.Namespace) -> No
         f" --answers {given.answers} --arms {given.arms} --part {given.part}"
     )
     if given.picture is not None:
-        learning_curves_png(given.picture, curves_of(found))
+        quality = list(found[0].held)[-1]
+        learning_curves_png(given.picture, curves_of(found, quality), quality)
 
 
 def _numbers(text: str) -> list[int]:

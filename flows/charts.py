@@ -242,19 +242,19 @@ class Curve:
     strong: bool = False
 
 
-def learning_curves(curves: Sequence[Curve]) -> str:
-    """Cost saved by answers used, one line per arm, as inline SVG."""
-    return _svg(_learning(curves))
+def learning_curves(curves: Sequence[Curve], quality: str) -> str:
+    """Cost saved by answers offered, one line per arm, at the quality of this name; as inline SVG."""
+    return _svg(_learning(curves, quality))
 
 
-def learning_curves_png(path: Path, curves: Sequence[Curve]) -> None:
+def learning_curves_png(path: Path, curves: Sequence[Curve], quality: str) -> None:
     """The same as a PNG file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    _learning(curves).savefig(temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    _learning(curves, quality).savefig(temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     temporary.replace(path)
 
 
-def _learning(curves: Sequence[Curve]) -> Figure:
+def _learning(curves: Sequence[Curve], quality: str) -> Figure:
     figure = _figure(8.4, 4.4)
     axes = figure.subplots()
     axes.axhline(0, color=MUTED, linewidth=1)
@@ -278,7 +278,7 @@ def _learning(curves: Sequence[Curve]) -> Figure:
             capsize=3,
         )
     axes.set_xticks(range(len(levels)), [f"{level:,}" for level in levels])
-    axes.set(xlabel="flagship answers", ylabel="cost saved, %")
+    axes.set(xlabel="flagship answers offered", ylabel=f"cost saved at {quality} quality, %")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     _plain(axes)
     return figure

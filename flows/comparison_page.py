@@ -17,6 +17,7 @@ from flows.rundir import write_text
 def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
     """Render comparison.html into the run's folder; returns its path."""
     found = figures(results, held=ctx.config.compare_at_quality)
+    quality = list(found[0].held)[-1]
     page = render(
         "comparison.html.j2",
         title=f"Where to spend flagship answers: {ctx.config.name}",
@@ -24,7 +25,7 @@ def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
         since=f"{ctx.since:%Y-%m-%d}",
         until=f"{ctx.until:%Y-%m-%d}",
         headline=headline(found),
-        chart=charts.learning_curves(curves_of(found)),
+        chart=charts.learning_curves(curves_of(found, quality), quality),
         tables=[
             ("Savings by number of answers and arm", rows_of(found)),
             ("The same where thresholds are moved until all serve one quality", held_rows(found)),
@@ -40,8 +41,8 @@ def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
     return path
 
 
-def curves_of(found: Sequence[Figures]) -> list[charts.Curve]:
-    """One curve per arm, `targeted` drawn strong."""
+def curves_of(found: Sequence[Figures], quality: str) -> list[charts.Curve]:
+    """One curve per arm, at the quality of this name; `targeted` drawn strong."""
     arms = dict.fromkeys(figure.arm for figure in found)
     curves = []
     for arm in arms:
@@ -50,9 +51,9 @@ def curves_of(found: Sequence[Figures]) -> list[charts.Curve]:
             charts.Curve(
                 label=arm,
                 answers=tuple(f.level for f in own),
-                values=tuple(f.served.cost.value for f in own),
-                lows=tuple(f.served.cost.low for f in own),
-                highs=tuple(f.served.cost.high for f in own),
+                values=tuple(f.held[quality].cost.value for f in own),
+                lows=tuple(f.held[quality].cost.low for f in own),
+                highs=tuple(f.held[quality].cost.high for f in own),
                 strong=arm == TARGETED.name,
             )
         )
