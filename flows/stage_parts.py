@@ -22,7 +22,7 @@ from flows.context import RunContext
 from flows.records import load_traces
 from flows.rundir import digest_json
 from flows.shards import answer_in_shards, open_runner
-from flows.verifying import answer_bank, toolbox
+from flows.verifying import answer_bank, toolbox, traffic_answers
 
 MOST_IN_MEMORY = 200_000  # texts that are embedded at once; their vectors also go to the cache
 
@@ -77,7 +77,8 @@ def refit_verifier(
     """
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
     references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]
-    earlier = [t.query for t in load_traces(ctx, "pool")]
+    pooled = load_traces(ctx, "pool")
+    earlier = [t.query for t in pooled]
     known = answer_bank(earlier, pool, tools.embed) if tools.needs_bank else None
     compared = known.merge(answer_bank(earlier, surest, tools.embed)) if known is not None else None
     return fit_verifier(
@@ -87,7 +88,7 @@ def refit_verifier(
         ctx.config.rules,
         ctx.config.calibration,
         grade_kind=ctx.config.grade,
-        scorers=tools.scorers(ctx.config.calibration.signal, compared),
+        scorers=tools.scorers(ctx.config.calibration.signal, compared, traffic_answers(pooled, ctx.champion_id, tools)),
         chain=ctx.config.verifier.chain,
         router=tools.router_trainer(known, cheap.values(), flagship.values()),
         groups=tools.groups(earlier) if ctx.config.calibration.by_group else None,

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from cascade.cost import PriceTable
 from cascade.tiers import SamplingTier
-from cascade.trace import Answer, Query, Verdict
+from cascade.trace import Answer, Query, Trace, Verdict
 from cascade.verifiers import AnswerBank, Embed, LearnedScorer, Verifier, scorer_accounts, store_part
 from cascade.verifiers.config import Toolbox
 from cascade.verifiers.parts import Part
+from cascade.verifiers.traffic import TrafficAnswers
 from clustering.embed import embed_texts
 from flows.config import RunConfig
 
@@ -45,6 +46,16 @@ def answer_bank(queries: Sequence[Query], answers: Mapping[str, Answer], embed: 
     usable = {i: answer for i, answer in answers.items() if answer.text.strip() and answer.finish_reason == "stop"}
     known = [query for query in queries if query.id in usable]
     return AnswerBank.build(known, [usable[query.id].text for query in known], embed)
+
+
+def traffic_answers(traces: Iterable[Trace], version: str, tools: Toolbox) -> TrafficAnswers | None:
+    """What one version answered to these traces, ungraded, for a verifier that compares with it."""
+    learned = tools.config.learned
+    if tools.config.kind != "learned" or "traffic" not in learned.blocks:
+        return None
+    own = [(t.query, t.cheap) for t in traces if t.cheap is not None and t.cheap_version == version]
+    queries, answers = [query for query, _ in own], [answer for _, answer in own]
+    return TrafficAnswers.build(queries, answers, tools.embed, learned.traffic, learned.answer_form)
 
 
 def keep(verifier: Verifier, tools: Toolbox) -> dict[str, Any]:

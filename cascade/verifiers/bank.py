@@ -189,23 +189,33 @@ class Neighbourhood:
     def _row(self, i: int) -> list[tuple[Fields, float]]:
         """(answer, weight) of the neighbours of query i; weights sum to 1."""
         there = self.places[i] >= 0
-        weights = np.clip(self.similarity[i][there], 1e-6, None)
-        weights = weights / weights.sum() if len(weights) else weights
-        return [(self.fields[p], float(w)) for p, w in zip(self.places[i][there], weights, strict=True)]
+        found = zip(self.places[i][there], self.weights[i][there], strict=True)
+        return [(self.fields[p], float(w)) for p, w in found]
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """(n, k) share of each neighbour, by similarity; rows sum to 1, a missing neighbour has none."""
+        there = self.places >= 0
+        found = np.where(there, np.clip(self.similarity, 1e-6, None), 0.0)
+        return np.asarray(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-12), np.float64)
+
+    def answer_entropy(self) -> NDArray[np.float64]:
+        """(n,) entropy (nats, by weight) of the neighbours' answers."""
+        rows = (self._row(i) for i in range(len(self.places)))
+        return np.array([_entropy([(_key(fields), weight) for fields, weight in row]) for row in rows], np.float64)
 
     def query_features(self) -> NDArray[np.float64]:
         """(n, len(QUERY_NAMES)): similarity of the nearest, mean similarity, and the entropy (nats, by weight) of the
         neighbours' answers and of their kinds (which fields they have)."""
         rows = []
-        for i in range(len(self.places)):
+        for i, entropy in enumerate(self.answer_entropy().tolist()):
             near = self.similarity[i][self.places[i] >= 0]
-            neighbours = self._row(i)
             rows.append(
                 (
                     float(near[0]) if len(near) else 0.0,
                     float(near.mean()) if len(near) else 0.0,
-                    _entropy([(_key(fields), weight) for fields, weight in neighbours]),
-                    _entropy([(_kind(fields), weight) for fields, weight in neighbours]),
+                    entropy,
+                    _entropy([(_kind(fields), weight) for fields, weight in self._row(i)]),
                 )
             )
         return np.array(rows, dtype=np.float64).reshape(-1, len(QUERY_NAMES))

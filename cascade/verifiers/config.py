@@ -25,6 +25,7 @@ from cascade.verifiers.learned import LearnedConfig, LearnedTrainer
 from cascade.verifiers.learned_files import read_learned
 from cascade.verifiers.score import Scorer, TooLittleData, Trainable
 from cascade.verifiers.token_confidence import TokenConfidenceScorer
+from cascade.verifiers.traffic import TrafficAnswers
 from cascade.verifiers.verifier import Verifier
 
 
@@ -69,7 +70,9 @@ class Toolbox:
         """Whether a scorer or the router looks at flagship answers to other queries."""
         return self.compares or self.router is not None
 
-    def scorers(self, signal: str, bank: AnswerBank | None) -> list[Scorer | Trainable]:
+    def scorers(
+        self, signal: str, bank: AnswerBank | None, traffic: TrafficAnswers | None = None
+    ) -> list[Scorer | Trainable]:
         """The configured chain, still to be fitted; empty where one token confidence is all there is.
 
         `signal` is the configured token confidence; for "auto" a chain begins with the mean log-probability.
@@ -81,7 +84,7 @@ class Toolbox:
         if config.judge is not None:
             later.append(self._judge(config.judge))
         if config.kind == "learned":
-            return [LearnedTrainer(config.learned, self.embed, bank), *later]
+            return [LearnedTrainer(config.learned, self.embed, bank, traffic), *later]
         return [TokenConfidenceScorer(signal if signal in SIGNALS else "mean_logprob"), *later] if later else []
 
     def _judge(self, config: JudgeConfig) -> JudgeModel:

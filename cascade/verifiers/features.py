@@ -22,8 +22,9 @@ from cascade.verifiers.bank import (
     Neighbourhood,
     answer_fields,
 )
+from cascade.verifiers.traffic import TRAFFIC_NAMES, TrafficAnswers
 
-Block = Literal["confidence", "query", "form", "answer", "text", "neighbours", "neighbourhood", "peers"]
+Block = Literal["confidence", "query", "form", "answer", "text", "neighbours", "neighbourhood", "traffic", "peers"]
 Matrix = NDArray[np.float64]
 _FIELD_NAMES = ("characters", "query_characters", "n_fields", "grounded", "least_grounded")
 
@@ -35,9 +36,10 @@ class Features:
     The blocks: "confidence" (`cascade.confidence` signals), "query" (the query's embedding, by its main components),
     "form" (the query's length, numbers, lines), "answer" (lengths, number of fields, how much of the answer's values
     stands in the query), "text" (steps, stated calculations, use of the query's numbers, form of the final answer),
-    "neighbours" (agreement with the nearest flagship-answered queries), and "peers" (the share of other models that
-    come to the same answer; they are asked, and paid, for every answer). "neighbourhood" is the part of "neighbours"
-    that can be told before there is an answer.
+    "neighbours" (agreement with the nearest flagship-answered queries), "traffic" (agreement with the cheap tier's own
+    answers to the nearest queries of the traffic, how sure and how scattered they are), and "peers" (the share of other
+    models that come to the same answer; they are asked, and paid, for every answer). "neighbourhood" is the part of
+    "neighbours" that can be told before there is an answer.
     """
 
     signals: tuple[str, ...]
@@ -57,6 +59,7 @@ class Features:
     with_form: bool = False
     with_text: bool = False
     with_peers: bool = False
+    traffic: TrafficAnswers | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,6 +73,7 @@ class Features:
             *(f"text.{name}" for name in (TEXT_NAMES if self.with_text else ())),
             *(f"neighbours.{name}" for name in (QUERY_NAMES if self.bank is not None else ())),
             *(f"neighbours.{name}" for name in (ANSWER_NAMES if self.bank is not None and self.votes else ())),
+            *(f"traffic.{name}" for name in (TRAFFIC_NAMES if self.traffic is not None else ())),
             *(("peers.agreement",) if self.with_peers else ()),
         )
 
@@ -86,7 +90,7 @@ class Features:
             return np.zeros((0, len(self.names)))
         parts = []
         fields = [] if answers is None else [answer_fields(answer.text, self.form) for answer in answers]
-        needs_embedding = self.axes is not None or self.bank is not None
+        needs_embedding = self.axes is not None or self.bank is not None or self.traffic is not None
         vectors = embed([query.text for query in queries]) if needs_embedding and embed is not None else None
         if self.signals and answers is not None:
             parts.append(_confidence(answers, self.signals))
@@ -104,6 +108,8 @@ class Features:
             parts += (
                 [around.query_features(), around.answer_features(fields)] if self.votes else [around.query_features()]
             )
+        if self.traffic is not None and vectors is not None:
+            parts.append(self.traffic.features(queries, vectors, fields, self.neighbours))
         if self.with_peers and peers is not None:
             parts.append(peers[:, None])
         return np.concatenate(parts, axis=1)
@@ -119,6 +125,7 @@ def fit_features(
     neighbours: int,
     dimensions: int,
     form: AnswerForm,
+    traffic: TrafficAnswers | None = None,
     peers: bool = False,
 ) -> Features:
     """The feature space that these queries and answers can fill; a block without data is left out with its reason.
@@ -141,6 +148,8 @@ def fit_features(
             left_out["neighbours"] = "no embedder"
         elif bank is None or len(bank) < 2:
             left_out["neighbours"] = "no flagship-answered queries to compare with"
+    if "traffic" in blocks and (answers is None or traffic is None or len(traffic) < 2):
+        left_out["traffic"] = "no cheap answers to the traffic around to compare with"
     if "peers" in blocks and not peers:
         left_out["peers"] = "no peers to ask"
     use_bank = bank if near and "neighbours" not in left_out else None
@@ -158,6 +167,7 @@ def fit_features(
         with_form="form" in blocks,
         with_text="text" in blocks,
         with_peers="peers" in blocks and peers,
+        traffic=traffic if "traffic" in blocks and "traffic" not in left_out else None,
     )
 
 

@@ -1,8 +1,8 @@
 """A small classifier that learns, from graded answers, which cheap answers are right.
 
 FrugalGPT's idea (Chen, Zaharia and Zou 2023: a scoring function over query and answer), with token confidence, the
-agreement with the nearest flagship-answered queries, what the answer's text gives away and the agreement of other cheap
-models among its features. It is fitted on the learning part of the
+agreement with the nearest flagship-answered queries and with the cheap tier's own answers around, what the answer's
+text gives away and the agreement of other cheap models among its features. It is fitted on the learning part of the
 calibration split; the kind of classifier is chosen there by cross-validated log-loss; the threshold is tested on
 answers that neither the classifier nor its answer bank has seen.
 """
@@ -28,6 +28,7 @@ from cascade.verifiers.learned_files import FILE, scorer_content
 from cascade.verifiers.models import KINDS, RECIPES, Kind, Model, Recipe, fit_model, mean_odds
 from cascade.verifiers.peers import PeerScorer, agreement
 from cascade.verifiers.score import Score, Scorer, TooLittleData
+from cascade.verifiers.traffic import TrafficAnswers
 
 MIN_OF_A_KIND = 10
 """Right and wrong answers that must be there to learn from."""
@@ -38,13 +39,15 @@ class LearnedConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    blocks: tuple[Block, ...] = ("confidence", "query", "answer", "neighbours")
+    blocks: tuple[Block, ...] = ("confidence", "query", "answer", "neighbours", "traffic")
     """Kinds of features; those that the data do not carry are left out."""
     neighbours: int = Field(default=20, ge=1)
     """How many of the nearest answered queries are asked."""
     surest: int = Field(default=5000, ge=0)
     """Most of the pool's surest cheap answers that join the flagship's in the bank; 0: none. They are free, and help
     most to see where a trained student has forgotten what the champion knew."""
+    traffic: int = Field(default=5000, ge=2)
+    """Most of the champion's answers to the pool that the block "traffic" compares with."""
     dimensions: int = Field(default=16, ge=1)
     """Main components of the query's embedding at most; one per 20 answers to learn from."""
     answer_form: AnswerForm = "json"
@@ -60,6 +63,8 @@ class LearnedTrainer:
     config: LearnedConfig
     embed: Embed | None = None
     bank: AnswerBank | None = None
+    traffic: TrafficAnswers | None = None
+    """The cheap tier's answers to the traffic, none of them graded, where they are known."""
     peers: PeerScorer | None = None
     """Other models, asked and charged on every answer where the block "peers" is looked at."""
 
@@ -89,6 +94,7 @@ class LearnedTrainer:
             neighbours=config.neighbours,
             dimensions=config.dimensions,
             form=config.answer_form,
+            traffic=self.traffic,
             peers=peers is not None,
         )
         if not features.names:

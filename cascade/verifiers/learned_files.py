@@ -17,6 +17,7 @@ from cascade.verifiers.bank import AnswerBank, Embed, answer_fields
 from cascade.verifiers.features import Features
 from cascade.verifiers.models import model_from_arrays
 from cascade.verifiers.parts import read_part, replace_part
+from cascade.verifiers.traffic import TrafficAnswers
 
 if TYPE_CHECKING:
     from cascade.verifiers.learned import LearnedScorer
@@ -43,13 +44,16 @@ def scorer_content(scorer: LearnedScorer) -> bytes:
         "with_text": space.with_text,
         "features": list(space.names),
         "peers": None if scorer.peers is None else list(scorer.peers.peers),
-        "bank": None if bank is None else {"ids": bank.ids, "digests": bank.digests, "answers": bank.answers},
+        "bank": None if bank is None else _texts(bank),
+        "traffic": None if space.traffic is None else _texts(space.traffic.bank),
     }
     arrays = {"columns": scorer.columns, **scorer.model.arrays()}
     if space.axes is not None and space.centre is not None:
         arrays |= {"space.axes": space.axes, "space.centre": space.centre}
     if bank is not None:
         arrays["space.bank"] = bank.embeddings
+    if space.traffic is not None:
+        arrays |= {"space.traffic": space.traffic.bank.embeddings, "space.logprobs": space.traffic.logprobs}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(contiguous, {"head": json.dumps(head, sort_keys=True)})
 
@@ -73,33 +77,37 @@ def _head(content: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class HeldBank:
-    """A stored learned verifier (or router) whose answer bank holds entries of certain queries."""
+    """A stored learned verifier (or router) that compares with answers to certain queries."""
 
     digest: str
     ids: frozenset[str]
     """Those queries."""
     n_entries: int
-    """Size of the bank, these among it."""
+    """Answers that it compares with, these among them."""
+    n_left: int
+    """Answers that would be left, of the flagship's or of the traffic's, whichever are fewer."""
     neighbours: int
     """How many entries the verifier compares with."""
 
     @property
     def usable(self) -> bool:
         """Whether enough would be left to compare with."""
-        return self.n_entries - len(self.ids) >= self.neighbours
+        return self.n_left >= self.neighbours
 
 
 def held_banks(root: Path, ids: Collection[str]) -> list[HeldBank]:
-    """Every verifier below `root` that holds the flagship's answers to any of these queries, in order of digest.
+    """Every verifier below `root` that holds answers to any of these queries, in order of digest.
 
     Raises InputError for a damaged file.
     """
     wanted, found = frozenset(ids), []
     for path in sorted(root.glob(f"*/{FILE}")):
         head = _head(_content(path))
-        held = wanted & frozenset(head["bank"]["ids"]) if head["bank"] is not None else frozenset()
+        parts = [set(head[part]["ids"]) for part in ("bank", "traffic") if head.get(part) is not None]
+        held = wanted.intersection(set().union(*parts))
         if held:
-            found.append(HeldBank(path.parent.name, held, len(head["bank"]["ids"]), head["neighbours"]))
+            left = min(len(ids - wanted) for ids in parts)
+            found.append(HeldBank(path.parent.name, held, len(set().union(*parts)), left, head["neighbours"]))
     return found
 
 
@@ -117,9 +125,14 @@ def forget_entries(root: Path, held: HeldBank) -> None:
         return
     content = _content(root / held.digest / FILE)
     head, arrays = _head(content), load(content)
-    bank = _bank(head, arrays).without(held.ids)
-    arrays["space.bank"] = np.ascontiguousarray(bank.embeddings)
-    head["bank"] = {"ids": bank.ids, "digests": bank.digests, "answers": bank.answers}
+    bank, traffic = _bank(head, arrays), _traffic(head, arrays)
+    if bank is not None:
+        kept = bank.without(held.ids)
+        arrays["space.bank"], head["bank"] = np.ascontiguousarray(kept.embeddings), _texts(kept)
+    if traffic is not None:
+        rest = traffic.without(held.ids)
+        arrays |= {"space.traffic": np.ascontiguousarray(rest.bank.embeddings), "space.logprobs": rest.logprobs}
+        head["traffic"] = _texts(rest.bank)
     replace_part(root, held.digest, FILE, _Bytes(save(arrays, {"head": json.dumps(head, sort_keys=True)})), why)
 
 
@@ -143,9 +156,20 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _bank(head: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> AnswerBank:
-    ids, digests, answers = (tuple(head["bank"][key]) for key in ("ids", "digests", "answers"))
-    return AnswerBank(ids, digests, arrays["space.bank"], answers)
+def _texts(bank: AnswerBank) -> dict[str, Any]:
+    return {"ids": bank.ids, "digests": bank.digests, "answers": bank.answers}
+
+
+def _bank(head: dict[str, Any], arrays: dict[str, NDArray[Any]], part: str = "bank") -> AnswerBank | None:
+    if head.get(part) is None:
+        return None
+    ids, digests, answers = (tuple(head[part][key]) for key in ("ids", "digests", "answers"))
+    return AnswerBank(ids, digests, arrays[f"space.{part}"], answers)
+
+
+def _traffic(head: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> TrafficAnswers | None:
+    bank = _bank(head, arrays, "traffic")
+    return None if bank is None else TrafficAnswers(bank, arrays["space.logprobs"], head["form"])
 
 
 def _from_parts(
@@ -153,7 +177,7 @@ def _from_parts(
 ) -> LearnedScorer:
     from cascade.verifiers.learned import LearnedScorer
 
-    bank = None if head["bank"] is None else _bank(head, arrays)
+    bank, traffic = _bank(head, arrays), _traffic(head, arrays)
     space = Features(
         signals=tuple(head["signals"]),
         axes=arrays.get("space.axes"),
@@ -168,10 +192,11 @@ def _from_parts(
         with_form=head.get("with_form", False),
         with_text=head.get("with_text", False),
         with_peers=head.get("peers") is not None,
+        traffic=traffic,
     )
     if list(space.names) != head.get("features", list(space.names)):
         raise InputError("this learned verifier looks at features that are no longer made: fit the verifier again")
-    if embed is None and (space.axes is not None or bank is not None):
+    if embed is None and (space.axes is not None or bank is not None or traffic is not None):
         raise InputError("this learned verifier looks at the query's embedding: give it the run's embedder")
     asked = head.get("peers")
     if asked is not None and (peers is None or list(peers.peers) != asked):
