@@ -26,12 +26,11 @@ from clustering.adopt import (
     within_reach,
 )
 from clustering.merge import Criterion, CutWeights, merge_leaves
+from clustering.near import MANY_POINTS, Neighbours, nearest_neighbors
 from clustering.reduce import (
-    Neighbours,
     Reducer,
     flat_pca,
     lay_flat,
-    nearest_neighbors,
     pca,
     quiet,
     reduce_points,
@@ -43,8 +42,7 @@ Labels = NDArray[np.int64]
 _OWN_CUT_SIZES = (10, 20, 30)  # smallest cluster of HDBSCAN's own cuts: the denser the sample, the larger is right
 _OWN_CUT_SAMPLES = 10  # neighbours that make a point dense in them
 _MUTUAL_NEIGHBOURS = 30
-_FEW_EPOCHS = 200  # of UMAP above _MANY points: its own choice for large data
-_MANY = 5000
+_FEW_EPOCHS = 200  # of UMAP above MANY_POINTS: its own choice for large data
 
 
 class ClusterConfig(BaseModel):
@@ -167,7 +165,7 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
     near = near or _neighbours(points, config)
     few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
     reduced = reduce_points(
-        points, config.reducer, config.n_components, few, config.seed, _FEW_EPOCHS if n > _MANY else None
+        points, config.reducer, config.n_components, few, config.seed, _FEW_EPOCHS if n > MANY_POINTS else None
     )
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     min_samples = config.min_samples or max(1, size // 4)
@@ -262,7 +260,8 @@ def _extend(
     if not len(core):
         return _all_noise(found, n)
     owners = found.labels[core]
-    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners, usual_distances(near, found.labels))
+    usual = usual_distances(near, found.labels)
+    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners, usual, config.seed)
     outside = np.ones(n, bool)
     outside[rows] = False
     most_left = round(config.max_tail_share * n) - int(np.sum(found.labels == -1))
@@ -316,5 +315,6 @@ def _by_size(labels: Labels) -> Labels:
     """Renumber clusters from the largest to the smallest (ties by first member); -1 stays."""
     names, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
-    new = {int(names[old]): rank for rank, old in enumerate(order)}
-    return np.array([new.get(int(label), -1) for label in labels], np.int64)
+    new = np.full(int(names.max(initial=-1)) + 2, -1, np.int64)  # the last is that of -1
+    new[names[order]] = np.arange(len(names))
+    return new[labels]

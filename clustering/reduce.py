@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clustering.near import Neighbours, nearest_neighbors
+
 Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
-Neighbours = tuple[Indices, Floats]
 Reducer = Literal["umap", "pca", "none"]
 _FLAT_POINTS = 5000
 _BESIDE = 0.01  # of the picture's spread: points that share a place would hide one another
@@ -90,18 +90,6 @@ def flat_pca(points: Floats, seed: int) -> Floats:
         flat = pca(points, 2, seed)
         coords[:, : flat.shape[1]] = flat
     return coords
-
-
-def nearest_neighbors(points: Floats, k: int) -> Neighbours:
-    """(n, k) nearest neighbours and euclidean distances, each point its own first. Exact search: for tens of
-    thousands of points it is done before UMAP has compiled its approximate one."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(k, len(points))
-    method = "brute" if points.shape[1] > 20 else "kd_tree"
-    distances, indices = NearestNeighbors(n_neighbors=k - 1, algorithm=method).fit(points).kneighbors()
-    itself = np.arange(len(points))[:, None]
-    return np.hstack([itself, indices]), np.hstack([np.zeros_like(itself), distances]).astype(np.float32)
 
 
 def _umap(points: Floats, n_components: int, near: Neighbours, seed: int, n_epochs: int | None) -> Floats:

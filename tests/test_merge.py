@@ -22,7 +22,7 @@ from clustering.merge import (
     tried_numbers,
     ward_merges,
 )
-from clustering.reduce import nearest_neighbors
+from clustering.near import nearest_neighbors
 
 
 def test_unweighted_merges_are_wards():
