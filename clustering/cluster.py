@@ -10,7 +10,8 @@ goes to the cluster of the sampled point nearest to it: time and memory then gro
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,8 +221,10 @@ def _best_cut(
     merged, value = merge_leaves(groups, leaves >= 0, reduced, Criterion(groups, points, mutual, weights))
     best = merged, leaves == -1, value, False
     samples = config.min_samples or _OWN_CUT_SAMPLES
-    for size in sorted({max(size, config.min_cluster_size or 0) for size in _OWN_CUT_SIZES}):
-        own = _hdbscan(reduced, size, samples, "eom")
+    sizes = sorted({max(size, config.min_cluster_size or 0) for size in _OWN_CUT_SIZES})
+    with TemporaryDirectory() as folder:
+        cuts = [_hdbscan(reduced, size, samples, "eom", folder) for size in sizes]
+    for own in cuts:
         if own.max() < 1:
             continue
         whole = nearest_group(reduced, own)
@@ -238,7 +241,11 @@ def _reduction(config: ClusterConfig) -> str:
     return f"{config.reducer} to {config.n_components} dimensions{neighbours}, seed {config.seed}"
 
 
-def _hdbscan(reduced: Floats, size: int, min_samples: int, selection: Literal["leaf", "eom"]) -> Labels:
+def _hdbscan(
+    reduced: Floats, size: int, min_samples: int, selection: Literal["leaf", "eom"], folder: str | None = None
+) -> Labels:
+    """HDBSCAN's labels. Its tree depends on `min_samples` alone, and cuts by other sizes find it in `folder` again."""
+    kept: dict[str, Any] = {"memory": folder} if folder else {}
     with quiet():
         import hdbscan
 
@@ -247,6 +254,7 @@ def _hdbscan(reduced: Floats, size: int, min_samples: int, selection: Literal["l
             min_samples=min_samples,
             cluster_selection_method=selection,
             core_dist_n_jobs=1,
+            **kept,
         )
         return np.asarray(model.fit_predict(reduced.astype(np.float64)), np.int64)
 
