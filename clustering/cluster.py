@@ -216,9 +216,9 @@ def _best_cut(
     meet: there a cut by excess of mass is worth more.
     """
     weights = CutWeights(config.chance_weight, config.information_weight, config.doubt_weight, config.seed)
-    mutual = neighbours[:, 1 : _MUTUAL_NEIGHBOURS + 1]
     groups = nearest_group(reduced, leaves)
-    merged, value = merge_leaves(groups, leaves >= 0, reduced, Criterion(groups, points, mutual, weights))
+    criterion = Criterion(points, neighbours[:, 1 : _MUTUAL_NEIGHBOURS + 1], weights)
+    merged, value = merge_leaves(groups, leaves >= 0, reduced, criterion.of(groups))
     best = merged, leaves == -1, value, False
     samples = config.min_samples or _OWN_CUT_SAMPLES
     sizes = sorted({max(size, config.min_cluster_size or 0) for size in _OWN_CUT_SIZES})
@@ -228,7 +228,7 @@ def _best_cut(
         if own.max() < 1:
             continue
         whole = nearest_group(reduced, own)
-        value = Criterion(whole, points, mutual, weights).value(np.arange(int(own.max()) + 1))
+        value = criterion.of(whole)(np.arange(int(own.max()) + 1))
         if value > best[2]:
             best = whole, own == -1, value, True
     return best
