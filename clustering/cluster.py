@@ -27,7 +27,7 @@ from clustering.adopt import (
     within_reach,
 )
 from clustering.merge import Criterion, CutWeights, merge_leaves
-from clustering.near import MANY_POINTS, Neighbours, nearest_neighbors
+from clustering.near import Neighbours, nearest_neighbors
 from clustering.reduce import (
     Reducer,
     flat_pca,
@@ -43,7 +43,6 @@ Labels = NDArray[np.int64]
 _OWN_CUT_SIZES = (10, 20, 30)  # smallest cluster of HDBSCAN's own cuts: the denser the sample, the larger is right
 _OWN_CUT_SAMPLES = 10  # neighbours that make a point dense in them
 _MUTUAL_NEIGHBOURS = 30
-_FEW_EPOCHS = 200  # of UMAP above MANY_POINTS: its own choice for large data
 
 
 class ClusterConfig(BaseModel):
@@ -165,9 +164,7 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
         return _split(points, config, f"{n} points are fewer than min_points = {least}, too few for density")
     near = near or _neighbours(points, config)
     few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
-    reduced = reduce_points(
-        points, config.reducer, config.n_components, few, config.seed, _FEW_EPOCHS if n > MANY_POINTS else None
-    )
+    reduced = reduce_points(points, config.reducer, config.n_components, few, config.seed)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     min_samples = config.min_samples or max(1, size // 4)
     leaves = _hdbscan(reduced, size, min_samples, "leaf")
