@@ -66,7 +66,7 @@ class Cells:
             order, starts = _grouped(_nearest_centres(points, centres, 1)[:, 0], count)
             kept = starts[:-1] < starts[1:]
             sums = np.add.reduceat(points[order], starts[:-1][kept], axis=0)
-            centres = sums / np.diff(starts)[kept, None]
+            centres = np.asarray(sums / np.diff(starts)[kept, None], np.float32)
             count = len(centres)
         self._centres = centres
         self._order, self._starts = _grouped(_nearest_centres(points, centres, 1)[:, 0], count)
