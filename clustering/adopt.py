@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clustering.reduce import Neighbours
+from clustering.near import Cells, Neighbours
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 NEIGHBOURS = 5
 _SLACK = 1.25  # beyond what is usual in a sample; without it 2 % of a cluster's own kind would stay outside
 _QUANTILE = 0.98  # a cluster's own range: how far away the neighbours of 98 % of its members are
-_BLOCK = 2048  # rows whose similarities to the exemplars are held at once
+_BLOCK = 32_768  # rows of the points, which may lie in a file, that are held at once
 
 
 def nearest_group(reduced: Floats, labels: Labels) -> Labels:
@@ -60,18 +60,17 @@ def within_reach(ratios: NDArray[np.floating[Any]], most_left: int) -> NDArray[n
 
 
 def nearest_exemplars(
-    embeddings: Floats, exemplars: Floats, owners: Labels, usual: NDArray[np.float64]
+    embeddings: Floats, exemplars: Floats, owners: Labels, usual: NDArray[np.float64], seed: int
 ) -> tuple[Labels, Floats]:
     """(n,) the exemplar nearest to each point and the cosine distance to it, in units of what is usual inside the
     cluster that owns it. `owners` (m,) are the clusters of the (m, d) exemplars, `usual` (k,) is of
-    `usual_distances`. In blocks of 2,048 points."""
+    `usual_distances`. In blocks of 32,768 points."""
+    cells = Cells(exemplars, seed)
     nearest, ratios = np.empty(len(embeddings), np.int64), np.empty(len(embeddings), np.float32)
     for start in range(0, len(embeddings), _BLOCK):
-        similarity = np.asarray(embeddings[start : start + _BLOCK], np.float32) @ exemplars.T
-        best = similarity.argmax(axis=1)
+        best, cosines = cells.nearest(np.asarray(embeddings[start : start + _BLOCK], np.float32))
         nearest[start : start + len(best)] = best
-        distance = 1 - similarity[np.arange(len(best)), best]
-        ratios[start : start + len(best)] = distance / usual[owners[best]]
+        ratios[start : start + len(best)] = (1 - cosines) / usual[owners[best]]
     return nearest, ratios
 
 

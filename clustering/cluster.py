@@ -10,7 +10,8 @@ goes to the cluster of the sampled point nearest to it: time and memory then gro
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,11 @@ from clustering.adopt import (
     within_reach,
 )
 from clustering.merge import Criterion, CutWeights, merge_leaves
+from clustering.near import Neighbours, nearest_neighbors
 from clustering.reduce import (
-    Neighbours,
     Reducer,
     flat_pca,
     lay_flat,
-    nearest_neighbors,
     pca,
     quiet,
     reduce_points,
@@ -43,8 +43,6 @@ Labels = NDArray[np.int64]
 _OWN_CUT_SIZES = (10, 20, 30)  # smallest cluster of HDBSCAN's own cuts: the denser the sample, the larger is right
 _OWN_CUT_SAMPLES = 10  # neighbours that make a point dense in them
 _MUTUAL_NEIGHBOURS = 30
-_FEW_EPOCHS = 200  # of UMAP above _MANY points: its own choice for large data
-_MANY = 5000
 
 
 class ClusterConfig(BaseModel):
@@ -166,9 +164,7 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
         return _split(points, config, f"{n} points are fewer than min_points = {least}, too few for density")
     near = near or _neighbours(points, config)
     few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
-    reduced = reduce_points(
-        points, config.reducer, config.n_components, few, config.seed, _FEW_EPOCHS if n > _MANY else None
-    )
+    reduced = reduce_points(points, config.reducer, config.n_components, few, config.seed)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     min_samples = config.min_samples or max(1, size // 4)
     leaves = _hdbscan(reduced, size, min_samples, "leaf")
@@ -217,17 +213,19 @@ def _best_cut(
     meet: there a cut by excess of mass is worth more.
     """
     weights = CutWeights(config.chance_weight, config.information_weight, config.doubt_weight, config.seed)
-    mutual = neighbours[:, 1 : _MUTUAL_NEIGHBOURS + 1]
     groups = nearest_group(reduced, leaves)
-    merged, value = merge_leaves(groups, leaves >= 0, reduced, Criterion(groups, points, mutual, weights))
+    criterion = Criterion(points, neighbours[:, 1 : _MUTUAL_NEIGHBOURS + 1], weights)
+    merged, value = merge_leaves(groups, leaves >= 0, reduced, criterion.of(groups))
     best = merged, leaves == -1, value, False
     samples = config.min_samples or _OWN_CUT_SAMPLES
-    for size in sorted({max(size, config.min_cluster_size or 0) for size in _OWN_CUT_SIZES}):
-        own = _hdbscan(reduced, size, samples, "eom")
+    sizes = sorted({max(size, config.min_cluster_size or 0) for size in _OWN_CUT_SIZES})
+    with TemporaryDirectory() as folder:
+        cuts = [_hdbscan(reduced, size, samples, "eom", folder) for size in sizes]
+    for own in cuts:
         if own.max() < 1:
             continue
         whole = nearest_group(reduced, own)
-        value = Criterion(whole, points, mutual, weights).value(np.arange(int(own.max()) + 1))
+        value = criterion.of(whole)(np.arange(int(own.max()) + 1))
         if value > best[2]:
             best = whole, own == -1, value, True
     return best
@@ -240,7 +238,11 @@ def _reduction(config: ClusterConfig) -> str:
     return f"{config.reducer} to {config.n_components} dimensions{neighbours}, seed {config.seed}"
 
 
-def _hdbscan(reduced: Floats, size: int, min_samples: int, selection: Literal["leaf", "eom"]) -> Labels:
+def _hdbscan(
+    reduced: Floats, size: int, min_samples: int, selection: Literal["leaf", "eom"], folder: str | None = None
+) -> Labels:
+    """HDBSCAN's labels. Its tree depends on `min_samples` alone, and cuts by other sizes find it in `folder` again."""
+    kept: dict[str, Any] = {"memory": folder} if folder else {}
     with quiet():
         import hdbscan
 
@@ -249,6 +251,7 @@ def _hdbscan(reduced: Floats, size: int, min_samples: int, selection: Literal["l
             min_samples=min_samples,
             cluster_selection_method=selection,
             core_dist_n_jobs=1,
+            **kept,
         )
         return np.asarray(model.fit_predict(reduced.astype(np.float64)), np.int64)
 
@@ -262,7 +265,8 @@ def _extend(
     if not len(core):
         return _all_noise(found, n)
     owners = found.labels[core]
-    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners, usual_distances(near, found.labels))
+    usual = usual_distances(near, found.labels)
+    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners, usual, config.seed)
     outside = np.ones(n, bool)
     outside[rows] = False
     most_left = round(config.max_tail_share * n) - int(np.sum(found.labels == -1))
@@ -316,5 +320,6 @@ def _by_size(labels: Labels) -> Labels:
     """Renumber clusters from the largest to the smallest (ties by first member); -1 stays."""
     names, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
-    new = {int(names[old]): rank for rank, old in enumerate(order)}
-    return np.array([new.get(int(label), -1) for label in labels], np.int64)
+    new = np.full(int(names.max(initial=-1)) + 2, -1, np.int64)  # the last is that of -1
+    new[names[order]] = np.arange(len(names))
+    return new[labels]

@@ -16,6 +16,7 @@ Three things are measured of each, in the original space, which no reduction has
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Worth = Callable[[Labels], float]
 _SILHOUETTE_POINTS = 2000
 _STEP = 1.1  # between one number of clusters that is tried and the next
 
@@ -74,30 +76,35 @@ def cut_merges(merges: list[tuple[int, int]], m: int, k: int) -> Labels:
 
 
 class Criterion:
-    """What cuts of one partition into small groups are worth: `value(cut)` when group g belongs to cluster cut[g].
+    """What cuts of partitions of the same points are worth.
 
-    `groups` (n,) are 0..m-1, `points` (n, d) the original space, and `neighbours` (n, k) the nearest of each point in
-    it. Costs a matrix product of 2,000 x m x k per cut.
+    `points` (n, d) lie in the original space, and `neighbours` (n, k) are the nearest of each in it. What does not
+    depend on the partition is found once.
     """
 
-    def __init__(self, groups: Labels, points: Floats, neighbours: Labels, weights: CutWeights) -> None:
-        m = int(groups.max()) + 1
-        rows = np.random.default_rng(weights.seed).permutation(len(groups))[:_SILHOUETTE_POINTS]
-        self._weights, self._groups = weights, groups[rows]
-        self._distances = group_distances(points[rows], self._groups, m)
-        self._pairs = mutual_pairs(neighbours, groups, m)
-        self._shares = np.bincount(groups, minlength=m) / len(groups)
+    def __init__(self, points: Floats, neighbours: Labels, weights: CutWeights) -> None:
+        self._rows = np.random.default_rng(weights.seed).permutation(len(points))[:_SILHOUETTE_POINTS]
+        self._weights = weights
+        self._distances = distances_between(points[self._rows])
+        self._mutual = mutual_neighbours(neighbours)
 
-    def value(self, cut: Labels) -> float:
-        """Silhouette, less chance, plus information, by their weights."""
-        known, unknown = neighbour_bits(self._pairs, cut)
-        chance = float((np.bincount(cut, self._shares) ** 2).sum())
-        information = known - self._weights.doubt * unknown
-        silhouettes = silhouette_of_cut(self._distances, self._groups, cut)
-        return silhouettes - self._weights.chance * chance + self._weights.information * information
+    def of(self, groups: Labels) -> Worth:
+        """What a cut is worth when group g of (n,) `groups`, 0..m-1, belongs to cluster cut[g]. Costs a matrix product
+        of 2,000 x m x k per cut."""
+        m, own = int(groups.max()) + 1, groups[self._rows]
+        sums, pairs = group_distances(self._distances, own, m), mutual_pairs(self._mutual, groups, m)
+        shares, weights = np.bincount(groups, minlength=m) / len(groups), self._weights
+
+        def value(cut: Labels) -> float:
+            known, unknown = neighbour_bits(pairs, cut)
+            chance = float((np.bincount(cut, shares) ** 2).sum())
+            information = known - weights.doubt * unknown
+            return silhouette_of_cut(sums, own, cut) - weights.chance * chance + weights.information * information
+
+        return value
 
 
-def merge_leaves(leaves: Labels, core: NDArray[np.bool_], reduced: Floats, worth: Criterion) -> tuple[Labels, float]:
+def merge_leaves(leaves: Labels, core: NDArray[np.bool_], reduced: Floats, worth: Worth) -> tuple[Labels, float]:
     """(n,) merged labels of (n,) leaf labels 0..m-1, and what they are worth by the criterion of the same leaves.
 
     Leaves lie where their `core` members do in `reduced`; noise that was given to a leaf has a say in the criterion
@@ -109,20 +116,23 @@ def merge_leaves(leaves: Labels, core: NDArray[np.bool_], reduced: Floats, worth
     np.add.at(sums, leaves[core], reduced[core])
     merges = ward_merges((sums / counts[:, None]).astype(np.float32), counts)
     cuts = [cut_merges(merges, m, k) for k in tried_numbers(m)]
-    values = [worth.value(cut) for cut in cuts]
+    values = [worth(cut) for cut in cuts]
     best = int(np.argmax(values))
     return cuts[best][leaves], values[best]
 
 
-def mutual_pairs(neighbours: Labels, groups: Labels, m: int) -> NDArray[np.float64]:
-    """(m, m) share of the pairs of mutual neighbours, in both orders, that lie between each two groups; 0 without any.
-
-    Of (n, k) `neighbours`; two points are mutual neighbours when each is among the other's.
-    """
+def mutual_neighbours(neighbours: Labels) -> tuple[Labels, Labels]:
+    """Both points of each pair of which each is among the other's (n, k) `neighbours`, in both orders."""
     n, k = neighbours.shape
     ones, others = np.repeat(np.arange(n, dtype=np.int64), k), neighbours.ravel().astype(np.int64)
     mutual = np.isin(ones * n + others, others * n + ones, assume_unique=True) & (ones != others)
-    pairs = np.bincount(groups[ones[mutual]] * m + groups[others[mutual]], minlength=m * m).reshape(m, m)
+    return ones[mutual], others[mutual]
+
+
+def mutual_pairs(mutual: tuple[Labels, Labels], groups: Labels, m: int) -> NDArray[np.float64]:
+    """(m, m) share of the pairs of `mutual_neighbours` that lie between each two groups; 0 without any."""
+    ones, others = mutual
+    pairs = np.bincount(groups[ones] * m + groups[others], minlength=m * m).reshape(m, m)
     return np.asarray(pairs / max(int(pairs.sum()), 1), np.float64)
 
 
@@ -148,14 +158,19 @@ def tried_numbers(most: int) -> list[int]:
     return sorted({min(most, max(2, round(2 * _STEP**i))) for i in range(steps + 1)})
 
 
-def group_distances(points: Floats, groups: Labels, m: int) -> NDArray[np.float64]:
-    """(n, m) sum of the euclidean distances from each of n points to the points of each of m groups."""
+def distances_between(points: Floats) -> Floats:
+    """(n, n) euclidean distances between n points."""
     squares = np.einsum("ij,ij->i", points, points)
     distances = np.maximum(squares[:, None] + squares[None] - 2 * points @ points.T, 0.0)
     np.fill_diagonal(distances, 0.0)
-    member = np.zeros((len(points), m))
-    member[np.arange(len(points)), groups] = 1
-    return np.asarray(np.sqrt(distances) @ member, np.float64)
+    return np.asarray(np.sqrt(distances), np.float32)
+
+
+def group_distances(distances: Floats, groups: Labels, m: int) -> NDArray[np.float64]:
+    """(n, m) sum of the (n, n) distances from each of n points to the points of each of m groups."""
+    member = np.zeros((len(groups), m))
+    member[np.arange(len(groups)), groups] = 1
+    return np.asarray(distances @ member, np.float64)
 
 
 def silhouette_of_cut(sums: NDArray[np.float64], groups: Labels, cut: Labels) -> float:

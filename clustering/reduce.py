@@ -10,24 +10,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clustering.near import MANY_POINTS, Neighbours, nearest_neighbors
+
 Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
-Neighbours = tuple[Indices, Floats]
 Reducer = Literal["umap", "pca", "none"]
 _FLAT_POINTS = 5000
+_LARGE_POINTS = 12_500
 _BESIDE = 0.01  # of the picture's spread: points that share a place would hide one another
 
 
-def reduce_points(
-    points: Floats, reducer: Reducer, n_components: int, near: Neighbours, seed: int, n_epochs: int | None = None
-) -> Floats:
+def reduce_points(points: Floats, reducer: Reducer, n_components: int, near: Neighbours, seed: int) -> Floats:
     """(n, d) unit vectors to (n, n_components), or as they are for "none".
 
     `near` are the points' nearest neighbours (n, k) and their distances, each point its own first; k is UMAP's number
-    of neighbours. `n_epochs` of UMAP: its own choice (500 below 10,000 points) where None.
+    of neighbours.
     """
     if reducer == "umap":
-        return _umap(points, n_components, near, seed, n_epochs)
+        return _umap(points, n_components, near, seed)
     if reducer == "pca":
         return unit_rows(pca(points, n_components, seed))
     return points
@@ -92,19 +91,15 @@ def flat_pca(points: Floats, seed: int) -> Floats:
     return coords
 
 
-def nearest_neighbors(points: Floats, k: int) -> Neighbours:
-    """(n, k) nearest neighbours and euclidean distances, each point its own first. Exact search: for tens of
-    thousands of points it is done before UMAP has compiled its approximate one."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(k, len(points))
-    method = "brute" if points.shape[1] > 20 else "kd_tree"
-    distances, indices = NearestNeighbors(n_neighbors=k - 1, algorithm=method).fit(points).kneighbors()
-    itself = np.arange(len(points))[:, None]
-    return np.hstack([itself, indices]), np.hstack([np.zeros_like(itself), distances]).astype(np.float32)
+def umap_epochs(n: int) -> int | None:
+    """For n points, None for UMAP's own choice (500): 200 from 5,001 on, which it takes for large data, and 50 above
+    12,500, where the layout would take most of the time."""
+    if n > _LARGE_POINTS:
+        return 50
+    return 200 if n > MANY_POINTS else None
 
 
-def _umap(points: Floats, n_components: int, near: Neighbours, seed: int, n_epochs: int | None) -> Floats:
+def _umap(points: Floats, n_components: int, near: Neighbours, seed: int) -> Floats:
     indices, distances = near
     cosine = distances**2 / 2  # of unit vectors
     with quiet():
@@ -113,7 +108,7 @@ def _umap(points: Floats, n_components: int, near: Neighbours, seed: int, n_epoc
         reducer = UMAP(
             n_components=n_components,
             n_neighbors=indices.shape[1],
-            n_epochs=n_epochs,
+            n_epochs=umap_epochs(len(points)),
             min_dist=0.0,
             metric="cosine",
             random_state=seed,

@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from cascade.errors import InputError
 from clustering.cluster import ClusterConfig, chosen_min_cluster_size, cluster_embeddings
 from clustering.embed import EmbedConfig, embed_texts
+from clustering.reduce import umap_epochs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLINC, POTION = SHARED / "datasets" / "clinc150" / "data_full.json", SHARED / "models" / "potion-base-4m"
@@ -185,3 +186,7 @@ def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said():
     assert not merged.path.own_cut
     assert "merged into" in merged.why
     assert adjusted_rand_score(truth, merged.labels) > 0.9
+
+
+def test_umap_takes_fewer_epochs_the_more_points_there_are():
+    assert [umap_epochs(n) for n in (5000, 5001, 12_500, 12_501)] == [None, 200, 200, 50]

@@ -13,8 +13,10 @@ from clustering.merge import (
     Criterion,
     CutWeights,
     cut_merges,
+    distances_between,
     group_distances,
     merge_leaves,
+    mutual_neighbours,
     mutual_pairs,
     neighbour_bits,
     silhouette,
@@ -22,7 +24,7 @@ from clustering.merge import (
     tried_numbers,
     ward_merges,
 )
-from clustering.reduce import nearest_neighbors
+from clustering.near import nearest_neighbors
 
 
 def test_unweighted_merges_are_wards():
@@ -49,13 +51,13 @@ def test_silhouettes_from_group_sums_are_those_of_the_points(k):
     rng = np.random.default_rng(2)
     points = rng.normal(size=(400, 6)).astype(np.float32)
     groups, cut = rng.integers(0, 30, 400), np.arange(30) % k
-    found = silhouette_of_cut(group_distances(points, groups, 30), groups, cut)
+    found = silhouette_of_cut(group_distances(distances_between(points), groups, 30), groups, cut)
     assert found == pytest.approx(silhouette(points, cut[groups]), abs=1e-4)
 
 
 def test_one_cluster_and_lone_points_have_no_silhouette():
     points, groups = np.eye(3, dtype=np.float32), np.arange(3)
-    sums = group_distances(points, groups, 3)
+    sums = group_distances(distances_between(points), groups, 3)
     assert silhouette_of_cut(sums, groups, np.zeros(3, np.int64)) == -1.0
     assert silhouette_of_cut(sums, groups, np.arange(3)) == 0.0
 
@@ -71,7 +73,7 @@ def splinters(d=4, of=90, seed=3):
 @pytest.mark.parametrize("weights", [CutWeights(0, 0, 0), CutWeights(0.5, 0.2, 0.7), CutWeights(0, 1, 1)])
 def test_splinters_of_one_group_come_together(weights):
     truth, points, leaves, near = splinters()
-    labels, value = merge_leaves(leaves, np.ones(360, bool), points, Criterion(leaves, points, near, weights))
+    labels, value = merge_leaves(leaves, np.ones(360, bool), points, Criterion(points, near, weights).of(leaves))
     assert adjusted_rand_score(truth, labels) == 1.0
     assert value > 0
 
@@ -79,16 +81,17 @@ def test_splinters_of_one_group_come_together(weights):
 @pytest.mark.parametrize(("weights", "clusters"), [((0, 0, 0), 4), ((20, 0, 0), 12), ((20, 5, 5), 4)])
 def test_chance_makes_the_cut_finer_and_doubt_coarser(weights, clusters):
     _, points, leaves, near = splinters()
-    labels, _ = merge_leaves(leaves, np.ones(360, bool), points, Criterion(leaves, points, near, CutWeights(*weights)))
+    worth = Criterion(points, near, CutWeights(*weights)).of(leaves)
+    labels, _ = merge_leaves(leaves, np.ones(360, bool), points, worth)
     assert labels.max() + 1 == clusters
 
 
 def test_mutual_pairs_count_only_what_goes_both_ways():
     neighbours = np.array([[1, 2], [0, 2], [3, 4], [2, 4], [2, 3]])
-    pairs = mutual_pairs(neighbours, np.array([0, 0, 0, 1, 1]), 2)
+    pairs = mutual_pairs(mutual_neighbours(neighbours), np.array([0, 0, 0, 1, 1]), 2)
     # mutual: 0-1 inside; 2-3, 2-4 between; 3-4 inside: each in both orders
     assert pairs == pytest.approx(np.array([[2, 2], [2, 2]]) / 8)
-    assert mutual_pairs(np.array([[1], [2], [0]]), np.zeros(3, np.int64), 1).sum() == 0
+    assert mutual_pairs(mutual_neighbours(np.array([[1], [2], [0]])), np.zeros(3, np.int64), 1).sum() == 0
 
 
 def test_bits_of_neighbours():
