@@ -81,7 +81,7 @@ def draw(path: Path, days: Sequence[Day]) -> None:
                          color=COLOURS[cause], bbox=behind)  # fmt: skip
         if day.done:
             top.axvline(i + 0.5, color="#1b7f5c", linewidth=1.2)
-            spot = (i + 0.5, 0.6 * ceiling)  # above the curve, as a rule
+            spot = (i + 0.5, 0.01 * ceiling)  # below the curve, as a rule
             top.annotate(day.done, spot, rotation=90, fontsize=7.5, color="#1b7f5c", ha="right", va="bottom")
     for week in range(1, 1 + len(days) // 7):
         for axes in (top, middle, bottom):
