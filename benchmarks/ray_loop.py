@@ -8,11 +8,14 @@ Both start from one state: half of the demo's traffic, served once. Shards are s
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from flows.cli import ENVIRONMENT
 
 QUERIES = {"early_queries": 450, "drifted_queries": 2700}
 SETTINGS: dict[str, Any] = {
@@ -32,6 +35,8 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=200, help="texts to a shard")
     parser.add_argument("--queries", type=int, default=400, help="queries to a shard")
     asked = parser.parse_args()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     ray = {"kind": "ray", "workers": asked.workers, "shard_texts": asked.texts, "shard_queries": asked.queries}
     with tempfile.TemporaryDirectory() as folder:
         _compare(Path(folder), asked.seed, {"threads": {"kind": "threads"}, "ray": ray})
