@@ -17,6 +17,7 @@ from evaluation.intervals import FloatArray, Interval
 from evaluation.matched import Swept, costs_at_quality
 from evaluation.report import EvaluationReport
 from flows.arms import TARGETED, UNTARGETED
+from flows.config import HELD_QUALITY
 from flows.context import RunContext
 from flows.records import BASELINE, BUILD, EVALUATE, TRAIN, load_report, load_verdicts
 from flows.run_cost import training_usd
@@ -29,8 +30,6 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 """What a query cost, whether it escalated, what its answer was worth."""
 CHAMPIONS = "the champion's"
 """The quality that the champion serves, at which every comparison sets the arms side by side."""
-HELD_QUALITY = 0.97
-"""Share of the flagship's quality at which it does so too, unless the configuration says otherwise."""
 CONFIDENCE = 0.9
 SIDES = ("champion", "candidate")
 

@@ -27,6 +27,9 @@ from monitoring.policy import MonitorPolicy
 from promotion.gate import GatePolicy
 from promotion.rollout import RolloutConfig
 
+HELD_QUALITY = 0.97
+"""Share of the flagship's quality at which arms are compared unless the configuration says otherwise."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -128,7 +131,7 @@ class RunConfig(_Strict):
     training_set: TrainingSetConfig
     train: TrainConfig = TrainConfig()
     gate: GatePolicy = GatePolicy()
-    compare_at_quality: float = Field(0.97, gt=0, le=1)
+    compare_at_quality: float = Field(HELD_QUALITY, gt=0, le=1)
     """Share of the flagship's quality at which `compare` sets the arms side by side, besides the champion's own."""
     runner: RunnerConfig = RunnerConfig()
     monitor: MonitorPolicy = MonitorPolicy()
