@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--per-step", type=int, default=None, help="examples of a step (64 short, 4 long)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the adapter's input; losses then differ")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
@@ -129,7 +130,9 @@ def prepare(given: Any, per_step: int, folder: Path) -> tuple[str, str, str]:
         base = LlamaForCausalLM(config)
     base.to(getattr(torch, given.dtype)).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    lora = LoraConfig(r=given.rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=given.rank, lora_alpha=32, lora_dropout=given.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     get_peft_model(base, lora).save_pretrained(folder / "adapter")
     rows = make_rows(given.shape, given.steps * per_step, tokenizer, base.config.vocab_size)
     (folder / "rows.json").write_text(json.dumps(rows))
@@ -216,7 +219,7 @@ def report(given: Any, results: dict[str, list[Result]], per_step: int) -> None:
     lengths = f"{mean - answer:.0f} / {answer:.0f} tokens on average"
     table(f"{given.model}, {given.shape} ({lengths}), {given.steps} steps of {per_step}, {n_runs} runs each", rows)
     say(
-        f"{given.device}, {given.dtype}, {given.threads} threads, rank {given.rank}; medians"
+        f"{given.device}, {given.dtype}, {given.threads} threads, rank {given.rank}, dropout {given.dropout}; medians"
         f" with range; made by: python -m benchmarks.train_throughput {' '.join(sys.argv[1:])}"
     )
 

@@ -4,8 +4,10 @@ What a general forward pass computes and LoRA on answers has no use for is left 
 
 - the adapter is folded into the float32 weights once per step, W' = W + s B A, so a layer's forward and input
   gradient cost what the base model's do, and only dA and dB are extra (in bfloat16 the sum would lose
-  the adapter's small numbers, so there it stays a product of its own);
+  the adapter's small numbers, and under dropout the adapter reads other numbers than the base: there it stays a
+  product of its own);
 - q, k, v are one matrix product, and so are gate and up; no weight but A and B gets a gradient;
+- layers that read the same input read it through the same dropout;
 - right padding under a causal mask reaches no real token, so there is no mask to build or to read;
 - a prompt start that all rows of a piece share is computed once, and each row attends to it;
 - the last layer's queries, output and MLP are computed for the positions that predict an answer token alone;
@@ -18,7 +20,7 @@ the two on the first examples before a run trusts this one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -29,94 +31,9 @@ from torch.utils.checkpoint import checkpoint
 from finetune.batches import shared_prompt
 from finetune.encode import EncodedExample
 from finetune.kernels import AnswerLoss, Norm, Rotate, SwiGlu
+from finetune.projection import Projection
 
 _KNOWN = {"llama", "mistral", "qwen2", "qwen3"}
-
-
-@dataclass(slots=True)
-class _Projection:
-    """Linear layers that read the same input, with their adapters."""
-
-    layers: list[Any]
-    merged: Tensor | None = None
-    """(outputs, inputs): base and adapter in one, made anew for each step."""
-    bias: Tensor | None = None
-    sizes: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.sizes = [layer.base_layer.weight.shape[0] for layer in self.layers]
-        biases = [layer.base_layer.bias for layer in self.layers]
-        if any(b is not None for b in biases):
-            zeros = [torch.zeros_like(layer.base_layer.weight[:, 0]) for layer in self.layers]
-            self.bias = torch.cat([z if b is None else b.detach() for b, z in zip(biases, zeros, strict=True)])
-
-    @property
-    def scales(self) -> list[float]:
-        return [layer.scaling[layer.active_adapters[0]] for layer in self.layers]
-
-    @property
-    def factors(self) -> list[Tensor]:
-        """A and B of each layer in turn: (rank, inputs), (outputs, rank)."""
-        name = self.layers[0].active_adapters[0]
-        return [w for layer in self.layers for w in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Fold the adapter as it now is into the weights."""
-        parts = [layer.base_layer.weight for layer in self.layers]
-        if parts[0].dtype != torch.float32:
-            return
-        if self.merged is None:
-            self.merged = torch.empty(sum(self.sizes), parts[0].shape[1], device=parts[0].device)
-        factors = self.factors
-        for i, out in enumerate(self.merged.split(self.sizes)):
-            out.copy_(parts[i]).addmm_(factors[2 * i + 1], factors[2 * i], alpha=self.scales[i])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(tokens, inputs) -> (tokens, outputs of all layers side by side)."""
-        return cast(Tensor, _Project.apply(x, self, *self.factors))
-
-
-class _Project(torch.autograd.Function):
-    """x W^T + s (x A^T) B^T with gradients for x, A and B only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, of: _Projection, *factors: Tensor) -> Tensor:
-        ctx.save_for_backward(x, *factors)
-        ctx.of = of
-        if of.merged is not None:
-            return F.linear(x, of.merged, of.bias)
-        parts = []
-        for i, layer in enumerate(of.layers):
-            a, b = (f.to(x.dtype) for f in factors[2 * i : 2 * i + 2])
-            y = F.linear(x, layer.base_layer.weight, layer.base_layer.bias)
-            parts.append(y.addmm_(x @ a.T, b.T, alpha=of.scales[i]))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, *factors = ctx.saved_tensors
-        of: _Projection = ctx.of
-        grad = grads[0]
-        stacked = torch.cat([a.to(x.dtype) for a in factors[0::2]])
-        ranks = [a.shape[0] for a in factors[0::2]]
-        low, down = x @ stacked.T, torch.empty(x.shape[0], sum(ranks), dtype=x.dtype, device=x.device)
-        into_b = []
-        pieces = zip(grad.split(of.sizes, 1), low.split(ranks, 1), down.split(ranks, 1), of.scales, strict=True)
-        for i, (g, h, d, scale) in enumerate(pieces):
-            b = factors[2 * i + 1]
-            d.copy_(torch.mm(g, b.to(g.dtype))).mul_(scale)
-            into_b.append(torch.mm(g.T, h).mul_(scale).to(b.dtype))
-        into_a = torch.mm(down.T, x).to(factors[0].dtype).split(ranks)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            if of.merged is not None:
-                dx = grad @ of.merged
-            else:
-                dx = down @ stacked
-                for g, layer in zip(grad.split(of.sizes, 1), of.layers, strict=True):
-                    dx.addmm_(g, layer.base_layer.weight)
-        return dx, None, *(w for pair in zip(into_a, into_b, strict=True) for w in pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +62,15 @@ class FastPath:
         self.checkpointing = False
         self.parts = [
             (
-                _Projection([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]),
-                _Projection([layer.self_attn.o_proj]),
-                _Projection([layer.mlp.gate_proj, layer.mlp.up_proj]),
-                _Projection([layer.mlp.down_proj]),
+                Projection([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]),
+                Projection([layer.self_attn.o_proj]),
+                Projection([layer.mlp.gate_proj, layer.mlp.up_proj]),
+                Projection([layer.mlp.down_proj]),
             )
             for layer in self.decoder.layers
         ]
         last = self.decoder.layers[-1].self_attn
-        self.last_q, self.last_kv = _Projection([last.q_proj]), _Projection([last.k_proj, last.v_proj])
+        self.last_q, self.last_kv = Projection([last.q_proj]), Projection([last.k_proj, last.v_proj])
 
     def refresh(self) -> None:
         """Take up the adapter's present values."""
@@ -187,7 +104,7 @@ class FastPath:
         n_q, n_kv = qkv.sizes[0] // wide, qkv.sizes[1] // wide
         q, k, v = mixed[:, :n_q], mixed[:, n_q : n_q + n_kv], mixed[:, n_q + n_kv :]
         q, k = _place(q, attention, "q_norm", angles), _place(k, attention, "k_norm", angles)
-        x = x + o(_attend(q, k, v, attention.scaling, piece))
+        x = x + o(_attend(q, k, v, attention, piece))
         return _mlp(x, layer, mlp)
 
     def _last_layer(self, x: Tensor, angles: tuple[Tensor, Tensor], piece: _Piece) -> Tensor:
@@ -201,7 +118,7 @@ class FastPath:
         k = _place(kv[:, :n_kv], attention, "k_norm", angles)
         q = self.last_q(_queries(normed, piece)).unflatten(1, (-1, wide))
         q = _place(q, attention, "q_norm", (_queries(angles[0], piece), _queries(angles[1], piece)))
-        attended = _attend(q, k, kv[:, n_kv:], attention.scaling, piece, first=piece.first)
+        attended = _attend(q, k, kv[:, n_kv:], attention, piece, first=piece.first)
         x = _queries(x, piece)[piece.learns] + o(attended[piece.learns])
         return _mlp(x, layer, mlp)
 
@@ -212,7 +129,7 @@ def fast_path(model: Any) -> FastPath | None:
     config = base.config
     if config.model_type not in _KNOWN or getattr(config, "sliding_window", None) or config.hidden_act != "silu":
         return None
-    if getattr(config, "attention_dropout", 0) or getattr(config, "use_sliding_window", False):
+    if getattr(config, "use_sliding_window", False):
         return None
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("partial_rotary_factor", 1) != 1 or getattr(base.lm_head, "bias", None) is not None:
@@ -228,14 +145,14 @@ def fast_path(model: Any) -> FastPath | None:
 
 
 def _is_plain(layer: Any) -> bool:
-    """One LoRA without dropout over an ordinary frozen matrix."""
+    """One LoRA over an ordinary frozen matrix."""
     adapters = getattr(layer, "active_adapters", [])
     if len(adapters) != 1 or layer.merged or not hasattr(layer, "lora_A") or adapters[0] not in layer.lora_A:
         return False
     if type(layer.base_layer) is not torch.nn.Linear or layer.base_layer.weight.requires_grad:
         return False
     special = getattr(layer, "lora_variant", {}).get(adapters[0]) or layer.lora_B[adapters[0]].bias is not None
-    return not special and isinstance(layer.lora_dropout[adapters[0]], torch.nn.Identity)
+    return not special and type(layer.lora_dropout[adapters[0]]) in (torch.nn.Identity, torch.nn.Dropout)
 
 
 def _lay_out(batch: Sequence[EncodedExample], n_shared: int, device: Any) -> _Piece:
@@ -271,12 +188,13 @@ def _queries(x: Tensor, piece: _Piece) -> Tensor:
     return cast(Tensor, own[:, piece.first :].flatten(0, 1))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, piece: _Piece, first: int | None = None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, attention: Any, piece: _Piece, first: int | None = None) -> Tensor:
     """Causal attention within rows, all of which see the shared start; (queries, heads x width).
 
     q, k, v are (tokens, heads, width). With `first`, q holds only the columns from there on, and no shared start.
     """
     n, rows = piece.n_shared, piece.rows
+    how = {"scale": attention.scaling, "dropout_p": attention.attention_dropout if attention.training else 0.0}
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -290,12 +208,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, piece: _Piece, firs
     if n:
         start_k, start_v = (t[:n].transpose(0, 1)[None].expand(rows, -1, -1, -1) for t in (k, v))
         own_k, own_v = torch.cat([start_k, own_k], 2), torch.cat([start_v, own_v], 2)
-    out = F.scaled_dot_product_attention(own_q, own_k, own_v, mask, is_causal=mask is None, scale=scaling)
+    out = F.scaled_dot_product_attention(own_q, own_k, own_v, mask, is_causal=mask is None, **how)
     out = out.transpose(1, 2).flatten(0, 1).flatten(1)
     if n_queries == 0:
         return out
     start_q, start_k, start_v = (t[:n].transpose(0, 1)[None] for t in (q, k, v))
-    start = F.scaled_dot_product_attention(start_q, start_k, start_v, is_causal=True, scale=scaling)
+    start = F.scaled_dot_product_attention(start_q, start_k, start_v, is_causal=True, **how)
     return torch.cat([start[0].transpose(0, 1).flatten(1), out])
 
 
@@ -306,7 +224,7 @@ def _place(x: Tensor, attention: Any, norm: str, angles: tuple[Tensor, Tensor]) 
     return cast(Tensor, Rotate.apply(x, *angles))
 
 
-def _mlp(x: Tensor, layer: Any, parts: Sequence[_Projection]) -> Tensor:
+def _mlp(x: Tensor, layer: Any, parts: Sequence[Projection]) -> Tensor:
     gate_up, down = parts
     normed = _norm(x, layer.post_attention_layernorm)
     return x + down(cast(Tensor, SwiGlu.apply(gate_up(normed))))

@@ -137,9 +137,9 @@ class Gradients:
     @torch.no_grad()
     def mean_loss(self, examples: Sequence[EncodedExample]) -> float:
         """Mean cross-entropy (nats) of the examples' completion tokens, without dropout."""
-        self.refresh()
         training = self.model.training
         self.model.eval()
+        self.refresh()
         total = sum(float(self.loss(piece)) for piece in self.cut(examples))
         self.model.train(training)
         return total / sum(e.n_completion for e in examples)
