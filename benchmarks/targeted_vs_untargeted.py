@@ -6,6 +6,9 @@ uses, in training or in its verifier, counts), trains on the same number of toke
 verifier refitted at the same quality target. Intervals are at 90 %, over queries and seeds. What is
 finished is kept under .lab/benchmarks/targeted and not made again; an arm with 1,000 answers takes minutes on a core.
 
+What the tables need of each world is written to benchmarks/results/targeted; `--recorded` prints them from there, and
+runs nothing.
+
 `--part development` holds out other intents than the test does: everything that was chosen was chosen there.
 """
 
@@ -20,7 +23,7 @@ from flows.arms import MAIN
 from flows.cli import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from flows.comparison import ArmResult
+    from benchmarks.targeted_records import ArmRecord
 
 FOLDER = Path(".lab/benchmarks/targeted")
 CONFIGS = {"clinc150": Path("configs/clinc150.yaml"), "banking77": Path("configs/banking77.yaml"),
@@ -35,24 +38,32 @@ def main() -> None:
     parser.add_argument("--answers", default="1000", help="numbers of flagship answers, with commas")
     parser.add_argument("--arms", default=",".join(MAIN), help="arms of `cascade-distill compare`, with commas, or all")
     parser.add_argument("--part", choices=("development", "test"), default="test")
+    parser.add_argument("--recorded", action="store_true", help="print what earlier runs recorded, and run nothing")
     parser.add_argument("--picture", type=Path, default=None, help="PNG file for the learning curve of the last set")
     given = parser.parse_args()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
-    from flows.arms import ARMS
+    from benchmarks.targeted_records import FOLDER as RECORDS
+    from benchmarks.targeted_records import read_world, write_world
+    from flows.arms import ARMS, choose_arms
 
-    arms = list(ARMS) if given.arms == "all" else given.arms.split(",")
+    named = list(ARMS) if given.arms == "all" else given.arms.split(",")
+    arms, answers = [arm.name for arm in choose_arms(named)], _numbers(given.answers)
     for name in given.sets.split(","):
-        results = []
+        records = []
         for seed in _numbers(given.seeds):
-            results += one_seed(name, seed, arms, _numbers(given.answers), given.part)
-        _print(name, results, given)
+            world = f"{name}-{given.part}-{seed}"
+            if not given.recorded:
+                write_world(RECORDS, world, one_seed(name, seed, arms, answers, given.part))
+            kept = read_world(RECORDS, world)
+            records += [r for r in kept if r.taken.arm in arms and r.taken.level in answers]
+        _print(name, records, given)
 
 
-def one_seed(name: str, seed: int, arms: list[str], answers: list[int], part: str) -> list[ArmResult]:
-    """All arms on one world."""
-    from flows.arms import choose_arms
+def one_seed(name: str, seed: int, arms: list[str], answers: list[int], part: str) -> list[ArmRecord]:
+    """These arms on one world."""
+    from benchmarks.targeted_records import record_of
     from flows.compare import compare
     from flows.comparison import read_comparison
     from flows.serve import replay_traffic
@@ -64,21 +75,20 @@ def one_seed(name: str, seed: int, arms: list[str], answers: list[int], part: st
     with open_config(CONFIGS[name], {"seed": seed, "state": str(home / "state"), "runs": str(home)}, lab) as opened:
         if opened.lab_traffic is not None:
             replay_traffic(opened.config, opened.lab_traffic)
-        names = [arm.name for arm in choose_arms(arms)]
-        root = Path(compare(opened.config, "run", names, [seed], answers))
-    return read_comparison(root)
+        root = Path(compare(opened.config, "run", arms, [seed], answers))
+    return [record_of(result) for result in read_comparison(root)]
 
 
-def _print(name: str, results: list[ArmResult], given: argparse.Namespace) -> None:
+def _print(name: str, records: list[ArmRecord], given: argparse.Namespace) -> None:
     from flows.charts import learning_curves_png
-    from flows.comparison import figures
+    from flows.comparison import figures_of
     from flows.comparison_page import curves_of
     from flows.comparison_tables import headline, held_rows, price_rows, rows_of
     from flows.console import say, table
 
-    found = figures(results, shared_queries=False)
-    table(f"{name}, {given.part}: single results", [result.row() for result in results])
-    table(f"{name}, {given.part}: what each arm takes (means over seeds)", price_rows(results))
+    found = figures_of([r.outcomes for r in records], shared_queries=False)
+    table(f"{name}, {given.part}: single results", [r.row for r in records])
+    table(f"{name}, {given.part}: what each arm takes (means over seeds)", price_rows([r.taken for r in records]))
     table(f"{name}, {given.part}: savings at equal flagship answers and training tokens", rows_of(found))
     table(f"{name}, {given.part}: the same at one quality, which all serve", held_rows(found))
     say(headline(found))

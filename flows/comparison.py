@@ -5,33 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, TypeVar
 
-import numpy as np
-
-from cascade.errors import InputError
-from cascade.grade import GradeKind, grade
-from cascade.trace import Verdict
-from evaluation.experiment import Experiment, SeedOutcome, difference, gain, measure, saving, times_as_much
-from evaluation.intervals import FloatArray, Interval
-from evaluation.matched import Swept, costs_at_quality
+from evaluation.experiment import Experiment, difference, gain, measure, saving, times_as_much
+from evaluation.intervals import Interval
 from evaluation.report import EvaluationReport
 from flows.arms import TARGETED, UNTARGETED
 from flows.config import HELD_QUALITY
 from flows.context import RunContext
-from flows.records import BASELINE, BUILD, EVALUATE, TRAIN, load_report, load_verdicts
+from flows.outcomes import MEASURES, ArmOutcomes, outcomes_of
+from flows.records import BASELINE, BUILD, EVALUATE, TRAIN, load_report
 from flows.run_cost import training_usd
-from flows.rundir import read_json, read_jsonl, write_json
+from flows.rundir import read_json, write_json
 from flows.summary import cut, percent, points
 from promotion.gate import decide
 
-Measure = Literal["cost", "escalations", "quality"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
-"""What a query cost, whether it escalated, what its answer was worth."""
-CHAMPIONS = "the champion's"
-"""The quality that the champion serves, at which every comparison sets the arms side by side."""
 CONFIDENCE = 0.9
-SIDES = ("champion", "candidate")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one arm with one seed and one number of answers took, and what it saved of a query's cost."""
+
+    arm: str
+    level: int
+    answers: int
+    answers_usd: float | None
+    train_tokens: int
+    train_seconds: float
+    train_usd: float | None
+    saved_usd: float | None
+    """Mean of a query, as served; None where a price is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,21 @@ class ArmResult:
     def run_root(self) -> Path:
         """The run's folder."""
         return next(parent for parent in self.folder.parents if (parent / BASELINE).is_dir())
+
+    def taken(self) -> Taken:
+        """What the table of prices shows."""
+        sides = self.report.overall.champion.cost_per_1000_usd, self.report.overall.candidate.cost_per_1000_usd
+        saved = None if sides[0] is None or sides[1] is None else (sides[0].value - sides[1].value) / 1000
+        return Taken(
+            self.arm,
+            self.level,
+            self.answers,
+            self.answers_usd,
+            self.train_tokens,
+            self.train_seconds,
+            self.train_usd,
+            saved,
+        )
 
     def row(self) -> dict[str, Any]:
         """What the table of single results shows."""
@@ -120,77 +139,15 @@ def read_comparison(root: Path) -> list[ArmResult]:
     ]
 
 
-def by_level(results: Sequence[ArmResult]) -> dict[int, dict[str, list[ArmResult]]]:
-    """Results by number of answers and arm, seeds in order."""
-    found: dict[int, dict[str, list[ArmResult]]] = {}
-    for result in results:
-        found.setdefault(result.level, {}).setdefault(result.arm, []).append(result)
+Row = TypeVar("Row", "ArmResult", ArmOutcomes, Taken)
+
+
+def by_level(rows: Sequence[Row]) -> dict[int, dict[str, list[Row]]]:
+    """Rows by number of answers and arm, seeds in order."""
+    found: dict[int, dict[str, list[Row]]] = {}
+    for row in rows:
+        found.setdefault(row.level, {}).setdefault(row.arm, []).append(row)
     return found
-
-
-def outcomes(arms: Mapping[str, Sequence[ArmResult]], measure: Measure) -> dict[str, list[SeedOutcome]]:
-    """Per held-out query what the champion's cascade and each arm's cost, did or were worth. Raises InputError where a
-    cost is unknown."""
-    return {arm: [_outcome(_pairs(result), measure) for result in own] for arm, own in arms.items()}
-
-
-def outcomes_at(arms: Mapping[str, Sequence[ArmResult]], share: float | None) -> dict[str, list[SeedOutcome]]:
-    """Per held-out query what the champion's cascade and each arm's cost where the threshold of each is moved until it
-    serves `share` of the flagship's quality (`evaluation.matched`); None: what the champion serves. Raises InputError
-    where a cost is unknown."""
-    return {arm: [_at_quality(result, _pairs(result), share) for result in own] for arm, own in arms.items()}
-
-
-def _pairs(result: ArmResult) -> list[dict[str, Any]]:
-    path = result.folder / "pairs.jsonl"
-    rows = read_jsonl(path)
-    if any(row[side]["cost_usd"] is None or row["flagship_cost_usd"] is None for row in rows for side in SIDES):
-        raise InputError(f"{path}: the cost of some queries is unknown (an endpoint gave no token counts)")
-    return rows
-
-
-def _outcome(rows: Sequence[Mapping[str, Any]], measure: Measure) -> SeedOutcome:
-    pairs = np.array([[_value(row[side], measure) for side in SIDES] for row in rows])
-    return SeedOutcome(pairs[:, 0], pairs[:, 1])
-
-
-def _at_quality(result: ArmResult, rows: Sequence[Mapping[str, Any]], share: float | None) -> SeedOutcome:
-    kind = cast(GradeKind, result.report.grade_kind)
-    flagship = np.array([grade(row["flagship"]["text"], row["reference"], kind) for row in rows])
-    served = float(np.mean([row["champion"]["served_correct"] for row in rows]))
-    quality = served if share is None else share * float(flagship.mean())
-    folders = (result.run_root / BASELINE, result.folder)
-    before, after = (
-        costs_at_quality(swept(rows, side, load_verdicts(folder), flagship), quality)
-        for side, folder in zip(SIDES, folders, strict=True)
-    )
-    return SeedOutcome(before, after)
-
-
-def swept(rows: Sequence[Mapping[str, Any]], side: str, verdicts: Mapping[str, Verdict], flagship: FloatArray) -> Swept:
-    """One side of the rows. P(wrong) is a step function of the score, so hundreds of rows share a value of it: within a
-    step they are told apart by the score itself, as a threshold tells them."""
-    sides = [row[side] for row in rows]
-    usd = np.array([row["flagship_cost_usd"] for row in rows])
-    paid = np.where([one["accepted"] for one in sides], 0.0, usd)
-    known = np.array([one["score"] is not None and one["passes_rules"] for one in sides])
-    chances = np.array([one["score"] if ok else 0.0 for one, ok in zip(sides, known, strict=True)])
-    raw = [verdicts[row["query_id"]].score if row["query_id"] in verdicts else None for row in rows]
-    finer = np.array([0.0 if score is None else score for score in raw])
-    steps = np.unique(np.column_stack([chances, finer]), axis=0, return_inverse=True)[1].reshape(-1)
-    return Swept(
-        score=np.where(known, steps.astype(np.float64), -np.inf),
-        cheap=np.array([one["correct_cheap"] for one in sides]),
-        own_usd=np.array([one["cost_usd"] for one in sides]) - paid,
-        flagship=flagship,
-        flagship_usd=usd,
-    )
-
-
-def _value(side: Mapping[str, Any], measure: Measure) -> float:
-    if measure == "escalations":
-        return float(not side["accepted"])
-    return float(side["cost_usd" if measure == "cost" else "served_correct"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +184,21 @@ def figures(results: Sequence[ArmResult], *, shared_queries: bool = True, held: 
     """Every arm at every number of answers, with intervals over queries and seeds. `shared_queries`: all seeds are of
     one run, and so have the same held-out queries. `held`: share of the flagship's quality at which arms are set side
     by side, besides the champion's own."""
+    return figures_of([outcomes_of(result, held) for result in results], shared_queries=shared_queries)
+
+
+def figures_of(outcomes: Sequence[ArmOutcomes], *, shared_queries: bool) -> list[Figures]:
+    """The same of outcomes, wherever they were kept."""
     found = []
-    for level, arms in sorted(by_level(results).items()):
-        drawn = {kind: measure(outcomes(arms, kind), CONFIDENCE, shared_queries=shared_queries) for kind in MEASURES}
-        qualities = {CHAMPIONS: None, f"{100 * held:g} % of the flagship's": held}
-        at = {
-            name: measure(outcomes_at(arms, share), CONFIDENCE, shared_queries=shared_queries)
-            for name, share in qualities.items()
+    for level, arms in sorted(by_level(outcomes).items()):
+        first = next(iter(arms.values()))[0]
+        drawn = {
+            name: measure(
+                {arm: [own.by_name[name] for own in seeds] for arm, seeds in arms.items()},
+                CONFIDENCE,
+                shared_queries=shared_queries,
+            )
+            for name in first.by_name
         }
         found += [
             Figures(
@@ -243,7 +208,7 @@ def figures(results: Sequence[ArmResult], *, shared_queries: bool = True, held: 
                 served=_savings(drawn["cost"], arm),
                 escalations=saving(drawn["escalations"], arm),
                 quality=gain(drawn["quality"], arm),
-                held={name: _savings(costs, arm) for name, costs in at.items()},
+                held={name: _savings(costs, arm) for name, costs in drawn.items() if name not in MEASURES},
             )
             for arm, own in arms.items()
         ]

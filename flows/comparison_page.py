@@ -29,7 +29,7 @@ def write_page(ctx: RunContext, results: Sequence[ArmResult]) -> Path:
         tables=[
             ("Savings by number of answers and arm", rows_of(found)),
             ("The same where thresholds are moved until all serve one quality", held_rows(found)),
-            ("What each arm takes (means over seeds)", price_rows(results)),
+            ("What each arm takes (means over seeds)", price_rows([result.taken() for result in results])),
             ("What the arms are", what_arms_are(results)),
             ("Single results", [result.row() for result in results]),
         ],

@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.intervals import FloatArray, Interval
 from flows.arms import ARMS, TARGETED, UNTARGETED
-from flows.comparison import CONFIDENCE, ArmResult, Figures, Savings, by_level
+from flows.comparison import CONFIDENCE, ArmResult, Figures, Savings, Taken, by_level
 from flows.summary import cut, points
 
 
@@ -52,20 +52,20 @@ def _compared(found: Savings) -> dict[str, str]:
     }
 
 
-def price_rows(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
+def price_rows(taken: Sequence[Taken]) -> list[dict[str, Any]]:
     """What each arm takes: flagship answers, training, and queries until the saving has paid for both."""
     rows = []
-    for level, arms in sorted(by_level(results).items()):
+    for level, arms in sorted(by_level(taken).items()):
         for arm, own in arms.items():
             rows.append(
                 {
                     "answers": f"{level:,}",
                     "arm": arm,
-                    "used": _mean_text([r.answers for r in own], ",.0f"),
-                    "flagship USD": _mean_text([r.answers_usd for r in own], ".4f"),
-                    "training tokens": _mean_text([r.train_tokens for r in own], ",.0f"),
-                    "training s": _mean_text([r.train_seconds for r in own], ",.0f"),
-                    "training USD": _mean_text([r.train_usd for r in own], ".4f"),
+                    "used": _mean_text([t.answers for t in own], ",.0f"),
+                    "flagship USD": _mean_text([t.answers_usd for t in own], ".4f"),
+                    "training tokens": _mean_text([t.train_tokens for t in own], ",.0f"),
+                    "training s": _mean_text([t.train_seconds for t in own], ",.0f"),
+                    "training USD": _mean_text([t.train_usd for t in own], ".4f"),
                     "queries until paid back": _payback(own),
                 }
             )
@@ -109,14 +109,13 @@ def what_arms_are(results: Sequence[ArmResult]) -> list[dict[str, str]]:
     return [{"arm": name, "what": ARMS[name].what} for name in dict.fromkeys(r.arm for r in results)]
 
 
-def _payback(own: Sequence[ArmResult]) -> str:
+def _payback(own: Sequence[Taken]) -> str:
     """Mean over seeds of what answers and training cost, by the mean saving per query."""
-    spent = [None if r.answers_usd is None or r.train_usd is None else r.answers_usd + r.train_usd for r in own]
-    saved = [r.report.overall.champion.cost_per_1000_usd for r in own]
-    after = [r.report.overall.candidate.cost_per_1000_usd for r in own]
-    if any(x is None for x in (*spent, *saved, *after)):
+    spent = [None if t.answers_usd is None or t.train_usd is None else t.answers_usd + t.train_usd for t in own]
+    saved = [t.saved_usd for t in own]
+    if any(x is None for x in (*spent, *saved)):
         return "unknown"
-    per_query = float(np.mean([b.value - a.value for b, a in zip(saved, after, strict=True) if b and a])) / 1000
+    per_query = float(np.mean([x for x in saved if x is not None]))
     return "never" if per_query <= 0 else f"{np.mean([x for x in spent if x is not None]) / per_query:,.0f}"
 
 

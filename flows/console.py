@@ -250,7 +250,7 @@ def print_comparison(root: Path, held: float) -> None:
     results = read_comparison(root)
     found = figures(results, held=held)
     table("Single results", [result.row() for result in results])
-    table("What each arm takes (means over seeds)", price_rows(results))
+    table("What each arm takes (means over seeds)", price_rows([result.taken() for result in results]))
     table("Savings at equal flagship answers and training tokens", rows_of(found))
     table("The same at one quality, which all serve", held_rows(found))
     say(headline(found))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from labworld import small_config, small_world
 
+from benchmarks.targeted_records import read_world, record_of, write_world
 from cascade.errors import InputError
 from flows.arms import ARMS, choose_arms
 from flows.compare import prepare, run_arms
-from flows.comparison import CHAMPIONS, ArmResult, figures, outcomes_at, read_comparison, write_comparison
+from flows.comparison import ArmResult, figures, figures_of, read_comparison, write_comparison
 from flows.comparison_tables import headline, price_rows, rows_of
 from flows.console import print_comparison, print_status
 from flows.context import RunContext, start_run
 from flows.forget import Whose, plan_forget
+from flows.outcomes import CHAMPIONS, outcomes_of
 from flows.records import BUILD, TRAIN, load_pool, load_traces
 from flows.rundir import read_json, read_jsonl
 from flows.selection import choose_queries
@@ -130,7 +133,7 @@ def test_the_tables_and_the_page_come_from_the_files(
         quality = result.report.overall.paired.quality_difference
         assert by_arm[result.arm].quality.value == pytest.approx(quality.value)
     assert by_arm["retrieval-alone"].held[CHAMPIONS].cost.value <= by_arm["targeted"].held[CHAMPIONS].cost.value
-    assert [row["arm"] for row in rows_of(found)] == [row["arm"] for row in price_rows(results)]
+    assert [row["arm"] for row in rows_of(found)] == [row["arm"] for row in price_rows([r.taken() for r in results])]
     print_comparison(root, 0.9)
     shown = capsys.readouterr().out
     assert "90 % of the flagship's" in shown
@@ -144,14 +147,40 @@ def test_the_tables_and_the_page_come_from_the_files(
 
 
 def test_a_lower_quality_costs_every_side_no_more(done: tuple[RunContext, list[ArmResult]]) -> None:
-    arms = {result.arm: [result] for result in done[1]}
-    high, low = outcomes_at(arms, 0.99), outcomes_at(arms, 0.8)
-    for arm in arms:
-        for side in ("before", "after"):
-            dear, cheap = (getattr(costs[arm][0], side).sum() for costs in (high, low))
-            assert cheap <= dear
-    # What the flagship alone serves is reached by escalating: the champion's dearest threshold serves it.
-    assert sum(low["targeted"][0].before) < sum(high["targeted"][0].before)
+    for result in done[1]:
+        high, low = (
+            outcomes_of(result, share).by_name[f"{100 * share:g} % of the flagship's"] for share in (0.99, 0.8)
+        )
+        assert low.before.sum() <= high.before.sum()
+        assert low.after.sum() <= high.after.sum()
+        if result.arm == "targeted":
+            assert low.before.sum() < high.before.sum()
+
+
+def test_tables_come_out_the_same_from_what_is_recorded(
+    done: tuple[RunContext, list[ArmResult]], tmp_path: Path
+) -> None:
+    worlds = [[replace(result, seed=seed) for result in done[1]] for seed in (1, 2)]
+    records = [record_of(result) for results in worlds for result in results]
+    for seed in (1, 2):
+        write_world(tmp_path, "small", [r for r in records if r.outcomes.seed == seed])
+    kept = read_world(tmp_path, "small")
+    assert len(kept) == 2 * len(done[1])
+    direct = figures_of([r.outcomes for r in records], shared_queries=False)
+    again = {f.arm: f for f in figures_of([r.outcomes for r in kept], shared_queries=False)}
+    for found in direct:
+        same = again[found.arm]
+        for one, other in ((found.served, same.served), (found.held[CHAMPIONS], same.held[CHAMPIONS])):
+            assert other.cost.value == pytest.approx(one.cost.value)
+            assert other.cost.low == pytest.approx(one.cost.low)
+        assert same.quality.value == pytest.approx(found.quality.value)
+    assert price_rows([r.taken for r in kept if r.taken.arm == "targeted"]) == price_rows(
+        [r.taken for r in records if r.taken.arm == "targeted"]
+    )
+    write_world(tmp_path, "small", kept[:1])  # one arm anew: the others stay
+    assert len(read_world(tmp_path, "small")) == len(kept)
+    with pytest.raises(InputError, match="kept there: small"):
+        read_world(tmp_path, "large")
 
 
 def test_targeted_comes_first_and_unknown_arms_are_named() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from cascade.trace import Outcome, Verdict
 from evaluation.matched import accepted_at_quality
-from flows.comparison import swept
+from flows.outcomes import swept
 
 
 def _row(query_id: str, score: float | None, cheap: float) -> dict:
