@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cascade.verifiers import ScorerAccount
 from clustering.causes import Cause
 from clustering.cluster import Clustering
 from clustering.describe import Cluster
@@ -163,3 +164,19 @@ def points(interval: Interval) -> str:
 
 def _row(name: str, before: str, after: str, difference: str) -> Row:
     return {"metric": name, "before": before, "after": after, "change": difference}
+
+
+def scorer_rows(accounts: Sequence[ScorerAccount]) -> list[Row]:
+    """One row per scorer: how much it was asked, what it ended, and what that took."""
+    return [
+        {
+            "scorer": account.name,
+            "asked": account.n_asked,
+            "had the last word": account.n_ended,
+            "accepted": account.n_accepted,
+            "could not judge": account.n_unparsed,
+            "cost, USD": "unknown" if account.cost_usd is None else f"{account.cost_usd:.4f}",
+            "seconds": "unknown" if account.latency_s is None else f"{account.latency_s:.2f}",
+        }
+        for account in accounts
+    ]

@@ -15,11 +15,11 @@ from flows.arms import ARMS, choose_arms
 from flows.compare import prepare, run_arms
 from flows.comparison import ArmResult, figures, figures_of, read_comparison, write_comparison
 from flows.comparison_tables import headline, price_rows, rows_of
-from flows.console import print_comparison, print_status
 from flows.context import RunContext, start_run
 from flows.forget import Whose, plan_forget
 from flows.outcomes import CHAMPIONS, outcomes_of
 from flows.records import BUILD, TRAIN, load_pool, load_traces
+from flows.run_tables import print_comparison, print_status
 from flows.rundir import read_json, read_jsonl
 from flows.selection import choose_queries
 from flows.serve import replay_traffic

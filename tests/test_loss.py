@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
+from adapted_student import BATCH, drawn, gradient, naive, same_gradient, student
 from tiny_student import make_student
 
 from cascade.errors import ConfigError
-from finetune import projection
 from finetune.batches import cut_rectangles, pack_best_fit, share_of, shared_prompt
 from finetune.encode import EncodedExample
 from finetune.fast import fast_path
-from finetune.kernels import keep_mask
 from finetune.loss import Gradients, completion_loss, packed_loss
-from finetune.preflight import plain_loss
-from finetune.spec import TrainSpec
-from finetune.student import load_student
 
 
 @pytest.fixture(scope="module")
@@ -26,56 +20,6 @@ def base(tmp_path_factory):
 @pytest.fixture
 def model(base, tmp_path):
     return student(base, tmp_path)
-
-
-def student(base, folder, **changes):
-    values = {"base_model": base, "examples": folder / "e", "out": folder / "o", "rank": 4, "dtype": "float32"}
-    _, made = load_student(TrainSpec(**(values | changes)), torch.device("cpu"))
-    torch.manual_seed(1)
-    for name, weight in made.named_parameters():
-        if "lora_B" in name:  # zero at first, when lora_A would have no gradient to compare
-            torch.nn.init.normal_(weight, std=0.1)
-    return made.eval()
-
-
-BATCH = [
-    EncodedExample("a", (9, 8, 7, 6, 1), 3),
-    EncodedExample("b", (9, 5, 4, 3, 2, 11, 12, 1), 2),
-    EncodedExample("c", (30, 31, 1), 1),
-]
-
-
-def drawn(n, opening=0, seed=0):
-    """Examples of 9 to 35 tokens behind an opening that all share."""
-    rng = random.Random(seed)
-    common = tuple(rng.randrange(5, 200) for _ in range(opening))
-    own = [(rng.randint(3, 15), rng.randint(6, 20)) for _ in range(n)]
-    return [
-        EncodedExample(f"e{i}", (*common, *(rng.randrange(5, 200) for _ in range(p + c))), opening + p)
-        for i, (p, c) in enumerate(own)
-    ]
-
-
-def alike(n):
-    return [EncodedExample(f"e{i}", (*range(10, 190), 1), 100) for i in range(n)]
-
-
-def gradient(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def same_gradient(ours, wanted):
-    """Of every matrix, to rounding: single numbers are sums that cancel."""
-    assert ours.keys() == wanted.keys()
-    for name, value in ours.items():
-        assert (value - wanted[name]).norm() <= 1e-4 * wanted[name].norm(), name
-
-
-def naive(model, batch):
-    """Each example alone, all logits, the plain definition."""
-    return sum(plain_loss(model, e) for e in batch)
 
 
 @pytest.mark.parametrize("batch", [BATCH, drawn(6), drawn(5, opening=40), drawn(1)], ids=["b", "d", "shared", "one"])
@@ -178,89 +122,6 @@ def test_bfloat16_base_keeps_its_adapter_apart_and_agrees(base, tmp_path):
     assert {g.dtype for g in grads.values()} == {torch.float32}
 
 
-def columns_left_out(width):
-    return torch.rand(width, generator=torch.Generator().manual_seed(width)) >= 0.4
-
-
-@pytest.fixture
-def dropping(monkeypatch):
-    """Dropout that leaves out the same columns of every token, in the model's own layers and in ours."""
-    monkeypatch.setattr(projection, "keep_mask", lambda x, _: columns_left_out(x.shape[1]).expand_as(x))
-
-    def forward(self, x):
-        return x * columns_left_out(x.shape[-1]) / (1 - self.p) if self.training else x
-
-    monkeypatch.setattr(torch.nn.Dropout, "forward", forward)
-
-
-@pytest.mark.parametrize("batch", [BATCH, drawn(5, opening=40)], ids=["short", "shared"])
-def test_with_dropout_the_fast_path_gives_the_models_own_loss_and_gradient(base, tmp_path, dropping, batch):
-    model = student(base, tmp_path, dropout=0.4).train()
-    plain = completion_loss(model, batch)
-    wanted = gradient(model, plain)
-    gradients = Gradients(model, 10_000)
-    assert gradients.layout == "fast"
-    gradients.refresh()
-    loss = gradients.loss(batch)
-    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    assert loss.item() != pytest.approx(naive(model.eval(), batch).item(), rel=1e-3)
-    same_gradient(gradient(model, loss), wanted)
-
-
-def test_validation_has_no_dropout_and_training_gets_it_back(base, tmp_path):
-    model = student(base, tmp_path, dropout=0.4).train()
-    gradients = Gradients(model, 10_000)
-    gradients.refresh()
-    dropped = gradients.loss(BATCH).item()
-    mean = gradients.mean_loss(BATCH)
-    assert mean * sum(e.n_completion for e in BATCH) == pytest.approx(naive(model.eval(), BATCH).item(), rel=1e-5)
-    model.train()
-    gradients.refresh()
-    assert gradients.loss(BATCH).item() not in (dropped, pytest.approx(mean))
-
-
-def test_recomputed_activations_meet_the_same_dropout(base, tmp_path):
-    model = student(base, tmp_path, dropout=0.4).train()
-    model.get_base_model().config.attention_dropout = 0.2
-    for layer in model.get_base_model().model.layers:
-        layer.self_attn.attention_dropout = 0.2
-    found = []
-    for recomputed in (False, True):
-        fast = fast_path(model)
-        fast.checkpointing = recomputed
-        fast.refresh()
-        torch.manual_seed(3)
-        found.append(gradient(model, fast.loss(drawn(4))))
-    same_gradient(*found)
-
-
-def test_attention_has_the_models_own_dropout(model):
-    fast = fast_path(model)
-    fast.refresh()
-    plain = fast.loss(BATCH).item()
-    for layer in model.get_base_model().model.layers:
-        layer.self_attn.attention_dropout = 0.3
-    assert fast.loss(BATCH).item() == pytest.approx(plain)  # evaluation
-    model.train()
-    torch.manual_seed(0)
-    losses = [fast.loss(BATCH).item() for _ in range(200)]
-    assert len(set(losses)) == 200
-    torch.manual_seed(1)
-    theirs = [completion_loss(model, BATCH).item() for _ in range(200)]
-    spread = (torch.tensor(losses).var() + torch.tensor(theirs).var()).div(200).sqrt().item()
-    assert sum(losses) / 200 == pytest.approx(sum(theirs) / 200, abs=4 * spread)
-    assert torch.tensor(losses).std().item() == pytest.approx(torch.tensor(theirs).std().item(), rel=0.3)
-
-
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
-def test_the_mask_leaves_out_the_share_asked_for(share):
-    torch.manual_seed(0)
-    kept = keep_mask(torch.zeros(401, 1003), share)  # no multiple of the four entries that one draw serves
-    assert kept.dtype == torch.bool and kept.shape == (401, 1003)
-    assert kept.float().mean().item() == pytest.approx(1 - share, abs=0.002)
-    assert kept.float().mean(0).std().item() < 0.03  # every column alike
-
-
 def test_fast_is_for_known_forms_and_plain_adapters_only(base, tmp_path):
     model = student(base, tmp_path)
     assert Gradients(model, 100).layout == "fast"
@@ -324,7 +185,7 @@ def test_memory_that_truly_ends_is_backed_off_from(base, tmp_path):
     script = """
 import resource, sys, torch
 sys.path.insert(0, "tests")
-from test_loss import student, alike
+from adapted_student import student, alike
 from pathlib import Path
 from finetune.loss import Gradients
 model = student(Path(sys.argv[1]), Path(sys.argv[2]))

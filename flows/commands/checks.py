@@ -11,7 +11,7 @@ from flows.commands.shared import DEMO, Config, RunId, opened
 
 def doctor(config: Config = DEMO) -> None:
     """Check what a run needs (packages, models, endpoint, key, prices, folders) before money is spent."""
-    from flows.console import print_checks
+    from flows.check_tables import print_checks
     from flows.doctor import check_all
 
     with opened(config) as (settings, _):

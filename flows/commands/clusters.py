@@ -20,9 +20,9 @@ def clusters(config: Config = DEMO, run_id: Run = None, picture: Picture = None)
     vanished (its queries no longer come). `causes` says what to do: cheap wrong, distil; right but rejected,
     recalibrate; flagship doubtful, do not train on it; out of scope, keep escalating.
     """
-    from flows.console import print_clusters
     from flows.context import newest_run, open_run
     from flows.records import CLUSTER
+    from flows.run_tables import print_clusters
 
     with opened(config, start_lab=False) as (settings, _):
         root = settings.runs / run_id if run_id else newest_run(settings.runs, CLUSTER)

@@ -21,10 +21,12 @@ def demo(
     run_id: RunId = None,
 ) -> None:
     """Run the whole loop on a lab world: traffic, escalations, clusters, LoRA, evaluation, decision."""
-    from flows.console import print_replay, print_run, say
+    from flows.console import say
     from flows.demo import demo_world, improve_in
+    from flows.run_tables import print_run
     from flows.serve import replay_traffic
     from flows.summary import share
+    from flows.traffic_tables import print_replay
 
     run_id = run_id or new_id("demo")
     with demo_world(config, run_id, seed) as (settings, traffic):
@@ -47,8 +49,8 @@ def run(
 ) -> None:
     """One improvement run on the stored traces: collect, cluster, build, train, evaluate, decide, promote."""
     from flows.assess import awaits_word
-    from flows.console import print_run
     from flows.records import load_decision
+    from flows.run_tables import print_run
     from promotion.decision import AWAITS_APPROVAL
 
     with opened(config, seed) as (settings, _):
@@ -72,8 +74,9 @@ def compare(
     """Targeted against other ways to spend the same flagship answers and training tokens: savings with intervals."""
     from flows.arms import ARMS, MAIN, choose_arms
     from flows.compare import compare as compare_flow
-    from flows.console import print_comparison, print_replay
+    from flows.run_tables import print_comparison
     from flows.serve import replay_traffic
+    from flows.traffic_tables import print_replay
 
     names = list(ARMS) if arms == "all" else arms.split(",") if arms else list(MAIN)
     chosen = [arm.name for arm in choose_arms(names)]
@@ -88,9 +91,9 @@ def compare(
 
 def report(run_id: Annotated[str, typer.Argument(help="The run to report on.")], config: Config = DEMO) -> None:
     """Write a run's HTML report again, print its tables and the report's path."""
-    from flows.console import print_run
     from flows.context import open_run
     from flows.report import write_report
+    from flows.run_tables import print_run
 
     with opened(config, start_lab=False) as (settings, _):
         ctx = open_run(settings.runs / run_id)

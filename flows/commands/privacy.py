@@ -24,9 +24,9 @@ def forget(
     compare with them: these are rebuilt without them, and listed. Adapters cannot forget: those trained on the data are
     listed, to roll back or to train anew.
     """
-    from flows.console import print_forget
     from flows.forget import Whose, plan_forget
     from flows.forget import forget as delete
+    from flows.forget_tables import print_forget
 
     if user is None and older_than is None:
         raise InputError("nothing to forget: name a --user, or the days of --older-than")

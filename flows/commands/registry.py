@@ -46,7 +46,7 @@ def status(
     run_id: RunId = None,
 ) -> None:
     """Champion, versions, history and runs; or one version's model card."""
-    from flows.console import print_card, print_status
+    from flows.run_tables import print_card, print_status
 
     with opened(config, start_lab=False) as (settings, _):
         state = state_of(config, run_id)

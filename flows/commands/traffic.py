@@ -48,8 +48,8 @@ def replay(
     costs at a given quality is printed and drawn.
     """
     from flows.canary import replay_canary
-    from flows.console import print_canary, print_recorded, print_replay
     from flows.serve import replay_traffic
+    from flows.traffic_tables import print_canary, print_recorded, print_replay
 
     if recorded is not None:
         from cascade.cost import PriceTable
@@ -106,8 +106,8 @@ def ingest(
     from cascade.cost import PriceTable
     from cascade.ingest import ingest_log
     from cascade.pairs import CascadeModels
-    from flows.console import print_ingested
     from flows.context import open_state
+    from flows.traffic_tables import print_ingested
 
     with opened(config, start_lab=False) as (settings, _):
         state = open_state(settings)

@@ -40,7 +40,8 @@ def monitor(
     Prefect block `monitor.notify_block`, and, where a Prefect server is configured, as the event cascade-distill.drift,
     on which an automation starts `improve`. See docs/monitor.md.
     """
-    from flows.console import print_watch, say
+    from flows.check_tables import print_watch
+    from flows.console import say
     from flows.context import open_run, open_state
     from flows.look import look_once
     from flows.metrics import MetricsServer, write_metrics
