@@ -70,14 +70,16 @@ class Projection:
         parts = [F.linear(x, layer.base_layer.weight, layer.base_layer.bias) for layer in self.layers]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def into_input(self, grad: Tensor, dx: Tensor | None) -> Tensor:
-        """The way back of `base`: gradient of its outputs to that of its input, added to `dx`."""
+    def into_input(self, grad: Tensor, adapters: Tensor | None) -> Tensor:
+        """The way back of `base`: gradient of its outputs to that of its input, added to the adapters' where they are
+        apart."""
+        if adapters is None:
+            return grad @ cast(Tensor, self.stacked)
         if self.stacked is not None:
-            return grad @ self.stacked if dx is None else dx.addmm_(grad, self.stacked)
-        dx = torch.zeros(len(grad), self.layers[0].base_layer.weight.shape[1]).to(grad) if dx is None else dx
+            return adapters.addmm_(grad, self.stacked)
         for g, layer in zip(grad.split(self.sizes, 1), self.layers, strict=True):
-            dx.addmm_(g, layer.base_layer.weight)
-        return dx
+            adapters.addmm_(g, layer.base_layer.weight)
+        return adapters
 
     def __call__(self, x: Tensor) -> Tensor:
         """(tokens, inputs) -> (tokens, outputs of all layers side by side)."""
