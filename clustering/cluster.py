@@ -61,7 +61,8 @@ class ClusterConfig(BaseModel):
     information_weight: float = Field(default=0.2, ge=0)
     """How much a bit counts that a point's cluster tells of its neighbour's."""
     doubt_weight: float = Field(default=0.7, ge=0)
-    """How much a bit counts that it leaves open, beside one that it tells; the larger, the coarser."""
+    """How much a bit counts that it leaves open, beside one that it tells; the larger, the coarser. Of up to 2,000
+    points: it grows with more (`clustering.merge.doubt_of`)."""
     adopt_noise: bool = True
     max_tail_share: float = Field(default=0.2, ge=0, le=1)
     """Largest share of the points that stays noise when noise is adopted; what is nearest to a cluster goes first."""

@@ -14,6 +14,7 @@ from clustering.merge import (
     CutWeights,
     cut_merges,
     distances_between,
+    doubt_of,
     group_distances,
     merge_leaves,
     mutual_neighbours,
@@ -84,6 +85,41 @@ def test_chance_makes_the_cut_finer_and_doubt_coarser(weights, clusters):
     worth = Criterion(points, near, CutWeights(*weights)).of(leaves)
     labels, _ = merge_leaves(leaves, np.ones(360, bool), points, worth)
     assert labels.max() + 1 == clusters
+
+
+def patches(n, seed=4):
+    """Six flat squares far from one another, filled with n points, and the 25 smaller squares that each is cut into."""
+    rng = np.random.default_rng(seed)
+    truth, inside = np.arange(n) % 6, rng.random((n, 2))
+    cells = (5 * inside).astype(int) @ np.array([1, 5])
+    return truth, np.hstack([inside, 1.4 * np.eye(6)[truth]]).astype(np.float32), 25 * truth + cells
+
+
+@pytest.mark.parametrize("n", [2000, 12_000])
+def test_more_points_of_the_same_kind_are_not_cut_finer(n):
+    truth, points, leaves = patches(n)
+    near = nearest_neighbors(points, 31)[0][:, 1:]
+    worth = Criterion(points, near, CutWeights(0.5, 0.2, 0.7)).of(leaves)
+    labels, _ = merge_leaves(leaves, np.ones(n, bool), points, worth)
+    assert adjusted_rand_score(truth, labels) == 1.0
+
+
+def test_many_points_in_many_clusters_are_not_melted_for_a_few_bits():
+    rng = np.random.default_rng(5)
+    shares = 1 / (np.arange(100) + 10)
+    truth = rng.choice(100, 10_000, p=shares / shares.sum())
+    points = (4 * rng.normal(size=(100, 6))[truth] + rng.normal(size=(10_000, 6))).astype(np.float32)
+    leaves = 3 * truth + rng.integers(0, 3, 10_000)
+    worth = Criterion(points, nearest_neighbors(points, 31)[0][:, 1:], CutWeights(0.5, 0.2, 0.7)).of(leaves)
+    labels, _ = merge_leaves(leaves, np.ones(10_000, bool), points, worth)
+    assert labels.max() + 1 > 95
+
+
+def test_doubt_grows_among_many_points_beyond_the_usual():
+    assert doubt_of(1.5, 100) == doubt_of(1.5, 2000) == 1.5
+    assert doubt_of(1.5, 16_000) == pytest.approx(0.2 + 4 * 1.3)
+    assert doubt_of(0.1, 16_000) == 0.1
+    assert doubt_of(0.0, 50_000) == 0.0
 
 
 def test_mutual_pairs_count_only_what_goes_both_ways():
