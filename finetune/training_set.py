@@ -38,7 +38,9 @@ class TrainingSetConfig(BaseModel):
     teacher_permission: str = ""
     """On what ground the flagship's answers may be trained on (licence, contract); kept with the set."""
     replay_ratio: float = Field(default=1.0, ge=0)
-    """Replayed answers per flagship answer kept."""
+    """Replayed answers per flagship answer kept; 0: none."""
+    min_replay: int = Field(default=0, ge=0)
+    """Replayed answers at least, as far as the pool has them: what is to be kept does not shrink with the answers."""
     max_replay: int | None = Field(default=None, ge=0)
     replay_min_confidence: float = Field(default=0.5, ge=0, le=1)
     """Quantile of the pool's mean log-prob below which the student's own answers are not replayed."""
@@ -98,8 +100,7 @@ def build_training_set(
     taught, dropped = gate.filter(selected, "flagship")
     if not taught:
         raise InputError(f"None of {len(selected)} flagship answers passed the filters; see the dropped rows.")
-    n_replay = round(config.replay_ratio * len(taught))
-    n_replay = n_replay if config.max_replay is None else min(n_replay, config.max_replay)
+    n_replay = n_to_replay(len(taught), config)
     own, own_dropped = gate.filter(_replayable(replay_pool, config), "replay")
     replayed = _diverse(own, n_replay, seed)
     names = clusters or {}
@@ -114,6 +115,14 @@ def build_training_set(
     counts |= {"heldout_overlap": reasons[OVERLAP], "near_duplicates": reasons[NEAR_DUPLICATE]}
     counts |= {f"redacted_{kind}": redactions[kind] for kind in ("email", "phone", "card")}
     return TrainingSet(tuple(examples), tuple(dropped), counts, config.teacher_permission)
+
+
+def n_to_replay(n_taught: int, config: TrainingSetConfig) -> int:
+    """How many of the student's own answers go with so many of the flagship's."""
+    if config.replay_ratio == 0:
+        return 0
+    wanted = max(round(config.replay_ratio * n_taught), config.min_replay)
+    return wanted if config.max_replay is None else min(wanted, config.max_replay)
 
 
 def normalise(text: str) -> str:

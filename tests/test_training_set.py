@@ -153,11 +153,24 @@ def test_replays_the_students_own_confident_accepted_answers():
     assert dict(result.dropped) == {"held": "overlaps a held-out query", "taught": "duplicate"}
 
 
-@pytest.mark.parametrize(("ratio", "most", "wanted"), [(0, None, 0), (0.5, None, 2), (2, None, 8), (2, 5, 5)])
-def test_replay_follows_the_ratio_and_its_cap(ratio, most, wanted):
+@pytest.mark.parametrize(
+    ("ratio", "least", "most", "wanted"),
+    [
+        (0, 0, None, 0),
+        (0.5, 0, None, 2),
+        (2, 0, None, 8),
+        (2, 0, 5, 5),
+        (2, 6, None, 8),
+        (2, 30, None, 30),
+        (2, 99, None, 40),
+        (2, 30, 9, 9),
+        (0, 30, None, 0),
+    ],
+)
+def test_replay_follows_the_ratio_between_its_bounds(ratio, least, most, wanted):
     selected = [(query(f"s{i}", f"new thing {i}"), answer("yes")) for i in range(4)]
     pool = [trace(f"p{i}", f"old thing {i}", -0.01) for i in range(40)]
-    config = CONFIG.model_copy(update={"replay_ratio": ratio, "max_replay": most})
+    config = CONFIG.model_copy(update={"replay_ratio": ratio, "min_replay": least, "max_replay": most})
     assert build(selected, pool, config=config).counts["replay"] == wanted
 
 
