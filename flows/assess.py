@@ -65,7 +65,7 @@ def evaluate(ctx: RunContext) -> Manifest:
         flagship = read_answers(ctx.run.stage(BASELINE) / "flagship.jsonl")
         queries = {t.query.id: t.query for part in ("calibration", "heldout") for t in load_traces(ctx, part)}
         asked = [query for i, query in queries.items() if i in champion]
-        known = _known_to_the_verifier(ctx)
+        known = known_to_the_verifier(ctx)
         candidate = candidate_answers(ctx, asked, champion, known)
         write_answers(folder / "candidate.jsonl", candidate)
         tools = cheap_toolbox(ctx, _candidate_adapter(ctx))
@@ -100,7 +100,7 @@ def evaluate(ctx: RunContext) -> Manifest:
         **judging_settings(ctx),
     }
     last = TRAIN if ctx.arm.answers == "trained" else BUILD
-    inputs = input_digests(ctx, BASELINE, CLUSTER, ctx.arm_stage(last))
+    inputs = input_digests(ctx, BASELINE, CLUSTER, *dict.fromkeys((ctx.arm_stage(BUILD), ctx.arm_stage(last))))
     return ctx.run.run_stage(ctx.arm_stage(EVALUATE), config, inputs, body)
 
 
@@ -319,12 +319,13 @@ def _nearest_answers(ctx: RunContext, queries: list[Query], known: dict[str, Ans
     }
 
 
-def _known_to_the_verifier(ctx: RunContext) -> dict[str, Answer]:
-    """Flagship answers to pool queries that a learned verifier may compare with: those of before the run bought any for
-    training, the same for champion and candidate; in an experiment those that the arm has chosen."""
+def known_to_the_verifier(ctx: RunContext) -> dict[str, Answer]:
+    """Flagship answers to pool queries that the candidate's learned verifier may compare with: what serving has paid
+    for, as the champion's, and what the run has bought; in an experiment what the arm has bought alone."""
+    bought = read_answers(ctx.run.stage(ctx.arm_stage(BUILD)) / "answers.jsonl")
     if ctx.experiment:
-        return read_answers(ctx.run.stage(ctx.arm_stage(BUILD)) / "answers.jsonl")
-    return read_answers(ctx.run.stage(BASELINE) / "pool_answers.jsonl")
+        return bought
+    return read_answers(ctx.run.stage(BASELINE) / "pool_answers.jsonl") | bought
 
 
 def _heldout_clusters(ctx: RunContext, queries: list[Query]) -> dict[str, int]:

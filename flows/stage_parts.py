@@ -72,8 +72,7 @@ def refit_verifier(
     """A verifier for this model's own answers, on the calibration part alone.
 
     `pool` and `surest`: the flagship's answers to pool queries and the champion's surest, which a learned verifier
-    compares with. They are those of before the run bought any for training, so that champion and candidate have the
-    same.
+    compares with.
     """
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
     references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]

@@ -1,16 +1,18 @@
 """A run whose verifier is learned, up to the champion's baseline, on a small lab world."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from labworld import small_config, small_world
 
 from cascade.errors import InputError
-from cascade.trace import Outcome
+from cascade.trace import Answer, Outcome
 from flows import stages
+from flows.assess import known_to_the_verifier
 from flows.context import start_run
-from flows.records import BASELINE, load_pool, load_traces, load_verdicts, read_answers
-from flows.rundir import read_json
+from flows.records import BASELINE, BUILD, load_pool, load_traces, load_verdicts, read_answers, write_answers
+from flows.rundir import RunDir, read_json
 from flows.serve import replay_traffic
 from flows.verifying import toolbox
 
@@ -56,3 +58,16 @@ def test_a_run_refits_the_learned_verifier_keeps_it_and_opens_it_again(tmp_path)
     shutil.rmtree(tools.parts_root)
     with pytest.raises(InputError, match="cannot read the verifier's part"):
         tools.open(read_json(folder / "verifier.json"))
+
+
+def test_a_candidates_verifier_knows_what_serving_and_its_run_have_paid_for(tmp_path):
+    run = RunDir(tmp_path)
+    answers = {i: Answer(f"answer {i}", "flagship", 1, 1, 0.0, "stop") for i in ("served", "both", "bought")}
+    for stage, ids in ((BASELINE, ("served", "both")), (BUILD, ("both", "bought"))):
+        run.stage(stage).mkdir(parents=True)
+        name = "pool_answers.jsonl" if stage == BASELINE else "answers.jsonl"
+        write_answers(run.stage(stage) / name, {i: answers[i] for i in ids})
+    ctx = SimpleNamespace(run=run, arm_stage=lambda stage: stage, experiment=False)
+    assert known_to_the_verifier(ctx) == answers
+    ctx.experiment = True  # each arm answers for its own
+    assert set(known_to_the_verifier(ctx)) == {"both", "bought"}
