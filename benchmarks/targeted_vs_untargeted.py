@@ -56,8 +56,8 @@ def main() -> None:
             world = f"{name}-{given.part}-{seed}"
             if not given.recorded:
                 write_world(RECORDS, world, one_seed(name, seed, arms, answers, given.part))
-            kept = read_world(RECORDS, world)
-            records += [r for r in kept if r.taken.arm in arms and r.taken.level in answers]
+            kept = [r for r in read_world(RECORDS, world) if r.taken.arm in arms and r.taken.level in answers]
+            records += sorted(kept, key=lambda r: (r.taken.level, arms.index(r.taken.arm)))
         _print(name, records, given)
 
 
