@@ -6,8 +6,6 @@ the intervals need.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,15 +28,18 @@ class ArmRecord:
     """One arm with one seed and one number of answers."""
 
     outcomes: ArmOutcomes
-    """Each query of a seed has its mean."""
+    """As read from a file, each query of a seed has their mean: intervals need several seeds then."""
     taken: Taken
     row: dict[str, Any]
     """Of the table of single results."""
+    commit: str | None
+    """The code's that evaluated it."""
 
 
 def record_of(result: ArmResult) -> ArmRecord:
     """What is kept of a finished arm."""
-    return ArmRecord(outcomes_of(result, HELD_QUALITY), result.taken(), result.row())
+    commit = read_json(result.folder / "manifest.json")["commit"]
+    return ArmRecord(outcomes_of(result, HELD_QUALITY), result.taken(), result.row(), commit)
 
 
 def write_world(folder: Path, name: str, records: Sequence[ArmRecord]) -> Path:
@@ -64,7 +65,7 @@ def _to_row(record: ArmRecord) -> dict[str, Any]:
     means = {name: [float(o.before.mean()), float(o.after.mean())] for name, o in record.outcomes.by_name.items()}
     return {
         "seed": record.outcomes.seed,
-        "commit": _commit(),
+        "commit": record.commit,
         "n": len(next(iter(record.outcomes.by_name.values())).before),
         "means": means,
         "taken": asdict(record.taken),
@@ -77,14 +78,8 @@ def _from_row(row: dict[str, Any]) -> ArmRecord:
     by_name = {
         name: SeedOutcome(np.full(n, before), np.full(n, after)) for name, (before, after) in row["means"].items()
     }
-    return ArmRecord(ArmOutcomes(taken.arm, int(row["seed"]), taken.level, by_name), taken, row["row"])
+    return ArmRecord(ArmOutcomes(taken.arm, int(row["seed"]), taken.level, by_name), taken, row["row"], row["commit"])
 
 
-def _key(row: dict[str, Any]) -> str:
-    return json.dumps([row["seed"], f"{row['taken']['level']:9d}", row["taken"]["arm"]])
-
-
-def _commit() -> str:
-    """The code's, with a + where it had been changed; empty outside a repository."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+def _key(row: dict[str, Any]) -> tuple[int, int, str]:
+    return row["seed"], row["taken"]["level"], row["taken"]["arm"]

@@ -50,14 +50,19 @@ def main() -> None:
 
     named = list(ARMS) if given.arms == "all" else given.arms.split(",")
     arms, answers = [arm.name for arm in choose_arms(named)], _numbers(given.answers)
+    if given.recorded and len(_numbers(given.seeds)) < 2:
+        parser.error(f"--seeds {given.seeds} is one world, of which means alone are recorded: give two, or run it anew")
     for name in given.sets.split(","):
         records = []
         for seed in _numbers(given.seeds):
             world = f"{name}-{given.part}-{seed}"
-            if not given.recorded:
-                write_world(RECORDS, world, one_seed(name, seed, arms, answers, given.part))
-            kept = [r for r in read_world(RECORDS, world) if r.taken.arm in arms and r.taken.level in answers]
-            records += sorted(kept, key=lambda r: (r.taken.level, arms.index(r.taken.arm)))
+            if given.recorded:
+                kept = [r for r in read_world(RECORDS, world) if r.taken.arm in arms and r.taken.level in answers]
+                records += sorted(kept, key=lambda r: (r.taken.level, arms.index(r.taken.arm)))
+            else:
+                own = one_seed(name, seed, arms, answers, given.part)
+                write_world(RECORDS, world, own)
+                records += own
         _print(name, records, given)
 
 

@@ -166,6 +166,7 @@ def test_tables_come_out_the_same_from_what_is_recorded(
         write_world(tmp_path, "small", [r for r in records if r.outcomes.seed == seed])
     kept = read_world(tmp_path, "small")
     assert len(kept) == 2 * len(done[1])
+    assert {r.commit for r in kept} == {r.commit for r in records}
     direct = figures_of([r.outcomes for r in records], shared_queries=False)
     again = {f.arm: f for f in figures_of([r.outcomes for r in kept], shared_queries=False)}
     for found in direct:
