@@ -109,7 +109,7 @@ def open_world(seed: int) -> World:
     return World(examples, raw, prepared.base_model_path.name)
 
 
-def answer_all(queries: Sequence[Query], base: Path) -> dict[str, Any]:
+def answer_all(queries: Sequence[Query], base: Path, max_new_tokens: int = 16) -> dict[str, Any]:
     """Answers by text; those that are not in the cache are made and added to it."""
     from cascade.local import LocalTier, LocalTierConfig
 
@@ -120,7 +120,7 @@ def answer_all(queries: Sequence[Query], base: Path) -> dict[str, Any]:
         stored = {row["text"]: row["answer"] for row in rows}
     asked = list({query.text: query for query in queries if query.text not in stored}.values())
     if asked:
-        tier = LocalTier(LocalTierConfig(base_model=str(base), name="lab-student", max_new_tokens=16))
+        tier = LocalTier(LocalTierConfig(base_model=str(base), name="lab-student", max_new_tokens=max_new_tokens))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             for query, answer in zip(asked, tier.answer(asked), strict=True):

@@ -23,8 +23,9 @@ from cascade.cost import sequential_cost
 from cascade.errors import InputError
 from cascade.trace import Query
 from cascade.verifiers.bank import AnswerBank, Embed
+from cascade.verifiers.choice import choose_model, fit_choice, text_folds
 from cascade.verifiers.features import fit_features
-from cascade.verifiers.learned import LearnedScorer, choose_model, fit_choice, text_folds
+from cascade.verifiers.learned import LearnedScorer
 from cascade.verifiers.score import TooLittleData
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class RouterTrainer:
             f"routes {n_routed} of {len(queries)} queries straight to the flagship: expected cost per query"
             f" {always:.3g} -> {always - saved_usd / len(queries):.3g} USD"
         )
-        scorer = LearnedScorer("router", features, columns, model, choice.why, self.embed)
+        scorer = LearnedScorer("router", features, columns, (model,), choice.why, self.embed)
         return Router(scorer, route_below, config.explore, config.seed, why)
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cascade.trace import Query
 from cascade.verifiers import Embed
 from cascade.verifiers.answer_text import query_features
+from cascade.verifiers.choice import MIN_OF_A_KIND, cross_predict, text_folds
 from cascade.verifiers.features import fit_features
-from cascade.verifiers.learned import MIN_OF_A_KIND, cross_predict, text_folds
 from cascade.verifiers.models import Recipe, fit_model, mean_odds
 
 Floats = NDArray[np.float64]

@@ -81,7 +81,7 @@ def learned(traces) -> LearnedScorer:
     )
     right = np.arange(len(traces)) % 2 == 0
     model = fit_model(space.rows(queries, answers, embed), right, RECIPES[0], 0)
-    return LearnedScorer("learned", space, np.arange(len(space.names)), model, "", embed)
+    return LearnedScorer("learned", space, np.arange(len(space.names)), (model,), "", embed)
 
 
 def register_verifiers(config, state):

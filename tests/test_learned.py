@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from answered_topics import auroc, embed, world
 from loopback import make_query
 
 from cascade.calibration import CalibrationConfig
@@ -27,36 +28,8 @@ from cascade.verifiers import (
     store_part,
 )
 from cascade.verifiers.bank import Neighbourhood, answer_fields, text_digest
-from cascade.verifiers.learned import choose_model
+from cascade.verifiers.choice import choose_model
 from cascade.verifiers.models import RECIPES, TREES, Recipe, fit_model, model_from_arrays
-
-TOPICS = 12
-CENTRES = np.random.default_rng(5).normal(size=(TOPICS, 8))
-
-
-def embed(texts):
-    """Queries of one topic lie close together."""
-    rows = []
-    for text in texts:
-        topic, number = (int(part) for part in text.split()[1::2])
-        rows.append(CENTRES[topic] + 0.3 * np.random.default_rng(number).normal(size=8))
-    matrix = np.array(rows, np.float32).reshape(-1, 8)
-    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
-
-
-def world(n, seed, logprobs=True):
-    """Topic decides the right answer; the cheap model knows two topics of three, and sounds sure of the others too."""
-    rng = np.random.default_rng(seed)
-    topics = rng.integers(0, TOPICS, n)
-    queries = [make_query(seed * 10_000 + i, f"topic {t} number {seed * 10_000 + i}") for i, t in enumerate(topics)]
-    knows = np.where(topics % 3 < 2, rng.random(n) < 0.97, rng.random(n) < 0.1)
-    sure = rng.normal(loc=np.where(knows, -0.5, -0.8), scale=0.3)
-    answers = []
-    for topic, right, mean in zip(topics.tolist(), knows.tolist(), sure.tolist(), strict=True):
-        text = f"label {topic}" if right else f"label {(topic + 1) % TOPICS}"
-        confidence = TokenConfidence(2, mean, 2 * mean, 1.5 * mean, None) if logprobs else None
-        answers.append(Answer(text, "small", 10, 2, 0.0, "stop", confidence))
-    return queries, answers, [f"label {topic}" for topic in topics.tolist()]
 
 
 @cache
@@ -66,10 +39,6 @@ def fit(n=400, seed=1, **settings):
     trainer = LearnedTrainer(LearnedConfig(**settings), embed)
     scorer, scores = trainer.fit(queries, answers, references, right)
     return scorer, np.array([score.value for score in scores]), right
-
-
-def auroc(values, right):
-    return float((values[right][:, None] > values[~right][None, :]).mean())
 
 
 def test_it_tells_right_from_wrong_better_than_confidence_on_answers_it_has_not_seen():

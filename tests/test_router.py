@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from answered_topics import embed, world
 from loopback import PRICES, serve
-from test_learned import embed, world
 
 from cascade.calibration import CalibrationConfig, split_parts
 from cascade.cascade import Cascade, rejudge

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from answered_topics import TOPICS, auroc, embed, world
 from loopback import make_query
-from test_learned import TOPICS, auroc, embed, world
 
 from cascade.errors import InputError
 from cascade.verifiers import LearnedConfig, LearnedTrainer, forget_entries, held_banks, read_learned, store_part

@@ -1,8 +1,9 @@
 """From configuration to scorers and back from their records."""
 
 import pytest
+from answered_topics import embed, world
 from loopback import PRICES, completion, make_query, serve
-from test_learned import embed, fit, world
+from test_learned import fit
 
 from cascade.calibration import CalibrationConfig
 from cascade.client import OpenAITier, OpenAITierConfig

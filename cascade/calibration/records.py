@@ -30,6 +30,11 @@ class CalibrationConfig(BaseModel):
     by_group: bool = False
     """Shift the score by the example's group (its cluster) where the learning part shows that groups of equal score
     differ in how often they are wrong; each group then has a threshold of its own."""
+    cross_fit: bool = True
+    """A classifier that is all there is to judge by learns from all graded answers, one model per fold, and the
+    threshold is tested on scores by models that have not seen the answer; false: a part teaches it, and the rest, which
+    it has not seen, tests. With the same answers the first ranks better and proves more; its promise is backed by
+    measurement (docs/calibration.md), that of the second by an exact test."""
     seed: int = 0
 
 

@@ -146,7 +146,7 @@ def fit_chain(
     """Train what has to learn and pick the early bounds, both on positions `learn` alone.
 
     Each scorer is asked only about what reaches it. A scorer that can judge nothing is left out; the chain is empty
-    when none is left.
+    when none is left. Where `learn` is all of them, what has to learn is fitted by fold (`Trainable.fit`).
     """
     asked: list[tuple[Link, np.ndarray, np.ndarray]] = []
     left_out: dict[str, str] = {}
@@ -187,7 +187,10 @@ def _fitted_scores(
         return part, part.score(*graded.pick(reached))
     first, second = reached[is_learn[reached]], reached[~is_learn[reached]]
     scorer, learnt = part.fit(
-        *graded.pick(first), [graded.references[i] for i in first.tolist()], graded.correct[first]
+        *graded.pick(first),
+        [graded.references[i] for i in first.tolist()],
+        graded.correct[first],
+        by_fold=bool(is_learn.all()),
     )
     tested = scorer.score(*graded.pick(second))
     by_place = dict(zip([*first.tolist(), *second.tolist()], [*learnt, *tested], strict=True))

@@ -2,9 +2,14 @@
 
 FrugalGPT's idea (Chen, Zaharia and Zou 2023: a scoring function over query and answer), with token confidence, the
 agreement with the nearest flagship-answered queries and with the cheap tier's own answers around, what the answer's
-text gives away and the agreement of other cheap models among its features. It is fitted on the learning part of the
-calibration split; the kind of classifier is chosen there by cross-validated log-loss; the threshold is tested on
-answers that neither the classifier nor its answer bank has seen.
+text gives away and the agreement of other cheap models among its features. The kind of classifier is chosen by
+cross-validated log-loss on the graded answers that teach it.
+
+Where all graded answers of the calibration split do, one model is kept per fold, which has not seen that fold, and a
+query is judged by the model of its text's fold: the threshold is then tested on scores like those that it will meet.
+(The cross-validated error estimates the mean error of just these models: Bayle, Bayle, Janson and Mackey 2020,
+"Cross-validation confidence intervals for test error".) Where a part of them teaches it, there is one model, and the
+threshold is tested on answers that neither it nor its answer bank has seen.
 """
 
 from __future__ import annotations
@@ -22,16 +27,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.trace import Answer, Query
 from cascade.verifiers.accounts import add_known
-from cascade.verifiers.bank import AnswerBank, AnswerForm, Embed, text_digest
+from cascade.verifiers.bank import AnswerBank, AnswerForm, Embed
+from cascade.verifiers.choice import choose_model, fit_by_fold, fit_choice, fixed_folds, text_folds
 from cascade.verifiers.features import Block, Features, fit_features
 from cascade.verifiers.learned_files import FILE, scorer_content
-from cascade.verifiers.models import KINDS, RECIPES, Kind, Model, Recipe, fit_model, mean_odds
+from cascade.verifiers.models import Model
 from cascade.verifiers.peers import PeerScorer, agreement
 from cascade.verifiers.score import Score, Scorer, TooLittleData
 from cascade.verifiers.traffic import TrafficAnswers
-
-MIN_OF_A_KIND = 10
-"""Right and wrong answers that must be there to learn from."""
 
 
 class LearnedConfig(BaseModel):
@@ -78,7 +81,13 @@ class LearnedTrainer:
         return self.peers if "peers" in self.config.blocks else None
 
     def fit(
-        self, queries: Sequence[Query], answers: Sequence[Answer], references: Sequence[str], correct: np.ndarray
+        self,
+        queries: Sequence[Query],
+        answers: Sequence[Answer],
+        references: Sequence[str],
+        correct: np.ndarray,
+        *,
+        by_fold: bool = False,
     ) -> tuple[Scorer, list[Score]]:
         """The classifier and its cross-fitted scores (see `Trainable.fit`)."""
         config = self.config
@@ -103,10 +112,15 @@ class LearnedTrainer:
         opinions = None if peers is None else peers.score(queries, answers)
         rows = features.rows(queries, answers, self.embed, agreement(opinions))
         known = np.isfinite(rows).all(axis=1)
-        folds = text_folds([queries[i] for i in np.flatnonzero(known).tolist()], config.folds, config.seed)
+        learnt = [queries[i] for i in np.flatnonzero(known).tolist()]
+        folds = (fixed_folds if by_fold else text_folds)(learnt, config.folds, config.seed)
         choice = choose_model(rows[known], correct[known], folds, features.names, config.seed)
-        columns, model = fit_choice(choice, rows[known], correct[known], config.seed)
-        scorer = LearnedScorer(self.name, features, columns, model, choice.why, self.embed, peers)
+        if by_fold:
+            columns, models = fit_by_fold(choice, rows[known], correct[known], folds, config.folds, config.seed)
+        else:
+            columns, model = fit_choice(choice, rows[known], correct[known], config.seed)
+            models = (model,)
+        scorer = LearnedScorer(self.name, features, columns, models, choice.why, self.embed, peers, config.seed)
         values = np.full(len(queries), np.nan)
         values[known] = choice.predicted
         return scorer, _scores(values, 0.0, opinions)
@@ -120,18 +134,22 @@ class LearnedTrainer:
 
 @dataclass(frozen=True, eq=False)
 class LearnedScorer:
-    """P(the cheap answer is right), by a fitted classifier. An answer that lacks a feature gets no value."""
+    """P(the cheap answer is right), by a fitted classifier, or by one for each fold of the queries' texts, which has
+    learnt from none of that fold. An answer that lacks a feature gets no value."""
 
     name: str
     features: Features
     columns: NDArray[np.int64]
     """Columns of the feature space that the model uses."""
-    model: Model
+    models: tuple[Model, ...]
+    """One, or one for each fold."""
     why: str
     """How the model was chosen, in one sentence."""
     embed: Embed | None
     peers: PeerScorer | None = None
     """Who is asked for the block "peers"; a scorer with peers cannot be reloaded without them."""
+    fold_seed: int = 0
+    """Seed of `fixed_folds`, where there are several models."""
     file: ClassVar[str] = FILE
 
     def score(self, queries: Sequence[Query], answers: Sequence[Answer]) -> list[Score]:
@@ -152,8 +170,11 @@ class LearnedScorer:
         rows = self.features.rows(queries, answers, self.embed, agreement(opinions))[:, self.columns]
         known = np.isfinite(rows).all(axis=1)
         values = np.full(len(rows), np.nan)
-        if known.any():
-            values[known] = self.model.predict(rows[known])
+        folds = fixed_folds(queries, len(self.models), self.fold_seed)
+        for number, model in enumerate(self.models):
+            asked = known & (folds == number)
+            if asked.any():
+                values[asked] = model.predict(rows[asked])
         return values
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,97 +203,3 @@ def _scores(values: NDArray[np.float64], latency_s: float, opinions: Sequence[Sc
         replace(score, cost_usd=peers.cost_usd, latency_s=add_known([score.latency_s, peers.latency_s]))
         for score, peers in zip(found, opinions, strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A kind of classifier, chosen by cross-validation."""
-
-    recipe: Recipe
-    columns: NDArray[np.bool_]
-    predicted: NDArray[np.float64]
-    """Cross-fitted P(right)."""
-    why: str
-
-
-_Trial = tuple[float, Recipe, NDArray[np.bool_], NDArray[np.float64]]
-"""Log-loss, recipe, columns, cross-fitted predictions."""
-
-
-def text_folds(queries: Sequence[Query], n_folds: int, seed: int) -> NDArray[np.int64]:
-    """Fold of each query; equal texts share one, or a model would be tried on what it has seen."""
-    keys = [f"{seed}:{text_digest(query.text)}" for query in queries]
-    order = {key: place for place, key in enumerate(sorted(set(keys), key=text_digest))}
-    return np.array([order[key] % n_folds for key in keys], dtype=np.int64)
-
-
-def choose_model(
-    rows: NDArray[np.float64], correct: np.ndarray, folds: NDArray[np.int64], names: Sequence[str], seed: int
-) -> Choice:
-    """The recipe of least cross-validated log-loss. The linear ones, which take moments, say whether the query's
-    embedding helps; the trees, and the mean of the best of either kind, are tried on what they found better. Raises
-    TooLittleData with too few of either kind."""
-    few = min(int(correct.sum()), int((~correct).sum()))
-    if few < MIN_OF_A_KIND:
-        raise TooLittleData(
-            f"{len(correct)} graded answers with {few} of the rarer kind: at least {MIN_OF_A_KIND} of each are needed"
-        )
-    plain = np.array([not name.startswith("query.") for name in names])
-    column_sets = [np.ones(len(names), dtype=bool)]
-    if plain.any() and not plain.all():
-        column_sets.append(plain)
-    tried: list[_Trial] = []
-
-    def attempt(kind: Kind, columns: NDArray[np.bool_]) -> None:
-        for recipe in (recipe for recipe in RECIPES if recipe.kind == kind):
-            predicted = cross_predict(rows[:, columns], correct, folds, recipe, seed)
-            tried.append((_log_loss(predicted, correct), recipe, columns, predicted))
-
-    for columns in column_sets:
-        attempt("logistic", columns)
-    line = min(tried, key=_loss)
-    attempt("trees", line[2])
-    trees = min((trial for trial in tried if trial[1].kind == "trees"), key=_loss)
-    both = mean_odds([line[3], trees[3]])
-    tried.append((_log_loss(both, correct), Recipe("mean", parts=(line[1], trees[1])), line[2], both))
-    loss, recipe, columns, predicted = min(tried, key=_loss)
-    others = ", ".join(f"{name} {best:.3f}" for name, best in _best_of_each(tried).items())
-    embedding = " and the query's embedding" if columns.all() and not plain.all() else ""
-    why = (
-        f"{recipe.name} over {int((columns & plain).sum())} features{embedding}: cross-validated log-loss {loss:.3f}"
-        f" on {len(correct)} answers (best of each kind: {others})"
-    )
-    return Choice(recipe, columns, predicted, why)
-
-
-def fit_choice(
-    choice: Choice, rows: NDArray[np.float64], correct: np.ndarray, seed: int
-) -> tuple[NDArray[np.int64], Model]:
-    """(columns used, model) of the chosen kind, on all rows."""
-    columns = np.flatnonzero(choice.columns)
-    return columns, fit_model(rows[:, columns], correct, choice.recipe, seed)
-
-
-def _loss(trial: _Trial) -> float:
-    return trial[0]
-
-
-def _best_of_each(tried: Sequence[_Trial]) -> dict[Kind, float]:
-    return {kind: min(loss for loss, recipe, _, _ in tried if recipe.kind == kind) for kind in KINDS}
-
-
-def cross_predict(
-    rows: NDArray[np.float64], correct: np.ndarray, folds: NDArray[np.int64], recipe: Recipe, seed: int
-) -> NDArray[np.float64]:
-    predicted = np.full(len(rows), correct.mean())
-    for fold in np.unique(folds):
-        held = folds == fold
-        if correct[~held].all() or not correct[~held].any():
-            continue
-        predicted[held] = fit_model(rows[~held], correct[~held], recipe, seed).predict(rows[held])
-    return predicted
-
-
-def _log_loss(predicted: NDArray[np.float64], correct: np.ndarray) -> float:
-    clipped = np.clip(predicted, 1e-6, 1 - 1e-6)
-    return float(-np.mean(np.where(correct, np.log(clipped), np.log1p(-clipped))))

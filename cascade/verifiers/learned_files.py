@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cascade.errors import InputError
 from cascade.verifiers.bank import AnswerBank, Embed, answer_fields
 from cascade.verifiers.features import Features
-from cascade.verifiers.models import model_from_arrays
+from cascade.verifiers.models import models_from_arrays, models_to_arrays
 from cascade.verifiers.parts import read_part, replace_part
 from cascade.verifiers.traffic import TrafficAnswers
 
@@ -43,11 +43,12 @@ def scorer_content(scorer: LearnedScorer) -> bytes:
         "with_form": space.with_form,
         "with_text": space.with_text,
         "features": list(space.names),
+        "fold_seed": scorer.fold_seed,
         "peers": None if scorer.peers is None else list(scorer.peers.peers),
         "bank": None if bank is None else _texts(bank),
         "traffic": None if space.traffic is None else _texts(space.traffic.bank),
     }
-    arrays = {"columns": scorer.columns, **scorer.model.arrays()}
+    arrays = {"columns": scorer.columns, **models_to_arrays(scorer.models)}
     if space.axes is not None and space.centre is not None:
         arrays |= {"space.axes": space.axes, "space.centre": space.centre}
     if bank is not None:
@@ -201,5 +202,6 @@ def _from_parts(
     asked = head.get("peers")
     if asked is not None and (peers is None or list(peers.peers) != asked):
         raise InputError(f"this learned verifier asks {', '.join(asked)} for their answers: give it those very peers")
-    model = model_from_arrays(arrays)
-    return LearnedScorer(head["name"], space, arrays["columns"], model, head["why"], embed, peers if asked else None)
+    models, seed = models_from_arrays(arrays), head.get("fold_seed", 0)
+    own_peers = peers if asked else None
+    return LearnedScorer(head["name"], space, arrays["columns"], models, head["why"], embed, own_peers, seed)

@@ -93,10 +93,34 @@ class MeanOdds:
         return self.line.arrays() | self.trees.arrays()
 
 
+def constant_model(chance: float, n_columns: int) -> LogisticModel:
+    """Says `chance` (clipped at 1e-6) of every row."""
+    clipped = min(max(chance, 1e-6), 1 - 1e-6)
+    weights = np.append(np.zeros(n_columns), np.log(clipped / (1 - clipped)))
+    return LogisticModel(np.zeros(n_columns), np.ones(n_columns), weights)
+
+
 def mean_odds(chances: Sequence[Matrix]) -> Matrix:
     """Probabilities (n,), one array per model, to the probability at the mean of their log-odds, clipped at 1e-6."""
     clipped = [np.clip(each, 1e-6, 1 - 1e-6) for each in chances]
     return _sigmoid(np.mean([np.log(each) - np.log1p(-each) for each in clipped], axis=0))
+
+
+def models_to_arrays(models: Sequence[Model]) -> Arrays:
+    """Several models' arrays under one set of names; a single model's keep theirs."""
+    if len(models) == 1:
+        return models[0].arrays()
+    return {f"{i}/{name}": array for i, model in enumerate(models) for name, array in model.arrays().items()}
+
+
+def models_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[Model, ...]:
+    """Inverse of `models_to_arrays`, whatever other arrays there are. Raises KeyError where an array is missing."""
+    own: dict[int, Arrays] = {}
+    for name, array in arrays.items():
+        number, slash, rest = name.partition("/")
+        if slash:
+            own.setdefault(int(number), {})[rest] = array
+    return tuple(model_from_arrays(own[number]) for number in sorted(own)) or (model_from_arrays(arrays),)
 
 
 def model_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Model:

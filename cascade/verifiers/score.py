@@ -61,11 +61,19 @@ class Trainable(Protocol):
         """Name of the scorer that it becomes."""
 
     def fit(
-        self, queries: Sequence[Query], answers: Sequence[Answer], references: Sequence[str], correct: np.ndarray
+        self,
+        queries: Sequence[Query],
+        answers: Sequence[Answer],
+        references: Sequence[str],
+        correct: np.ndarray,
+        *,
+        by_fold: bool = False,
     ) -> tuple[Scorer, list[Score]]:
         """The fitted scorer, and the scores of the very answers that it learnt from, each by a model that has not
-        seen that answer (cross-fitting): their scores by the fitted scorer itself would flatter it.
+        seen that answer (cross-fitting): their scores by a model of all answers would flatter it.
 
-        `references`: the right answers as graded against; `correct`: (n,) bool. Raises TooLittleData where nothing
-        can be learnt: the scorer is then left out of the chain.
+        `references`: the right answers as graded against; `correct`: (n,) bool. `by_fold`: the scorer keeps those
+        models and asks the one of the query's fold, so that it scores fresh answers just as these; else it is one
+        model of all answers. Raises TooLittleData where nothing can be learnt: the scorer is then left out of the
+        chain.
         """

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 CHAIN = "chain"
 """Name of the calibrated signal where it is a chain's score, not an answer's own."""
 LEARNING_SHARE = 0.4
-"""Of the graded answers, where a chain has to learn from them and the configuration does not say."""
+"""Of the graded answers, where a chain has to learn from a part of them and the configuration does not say."""
+STARTING_SHARE = 0.15
+"""Of the graded answers, where all teach the classifier: says at which threshold testing starts."""
 
 
 def load_free_scorer(row: dict[str, Any]) -> Scorer:
@@ -153,9 +155,11 @@ def fit_verifier(
     """Calibrate a verifier on cheap `answers` graded against `references` (flagship's or known right ones).
 
     The three sequences run in parallel. An answer is right when its grade reaches `correct_at`. Without `scorers`
-    (cheapest first), or where none of them can judge, the calibration takes a token confidence. What a scorer has to
-    learn, and the chain's early bounds, come from the calibration's learning part; its testing part is seen by
-    nothing but the threshold's test. `groups` must come from queries outside these; they count with `config.by_group`.
+    (cheapest first), or where none of them can judge, the calibration takes a token confidence. A scorer that has to
+    learn and is all there is learns from all (`config.cross_fit`) and is tested by its cross-fitted scores. Otherwise
+    what is learnt, early bounds and router included, comes from the calibration's learning part, and its testing part
+    is seen by nothing but the threshold's test. `groups` must come from queries outside these; they count with
+    `config.by_group`.
     """
     if groups is None or not config.by_group:
         groups, config = None, config.model_copy(update={"by_group": False})
@@ -172,9 +176,9 @@ def fit_verifier(
     if router is not None and not scorers:
         scorers = [TokenConfidenceScorer("mean_logprob" if config.signal == "auto" else config.signal)]
     fitted = FittedChain((), np.array([]), {}, 0.0)
-    learn, _ = (
-        split_parts(len(queries), config, LEARNING_SHARE) if len(queries) >= 2 else (np.array([], np.int64), None)
-    )
+    # Bounds and routers are picked to suit the answers that they are picked on: those need a part of their own.
+    whole = config.cross_fit and len(scorers) == 1 and router is None
+    learn = _learning_part(len(queries), config, whole=whole)
     if scorers and len(learn):
         fitted = fit_chain(scorers, graded, learn, config.max_error_accepted, chain or ChainConfig())
     if not fitted.links:
@@ -185,11 +189,19 @@ def fit_verifier(
     if fitted_router is not None:
         # What is routed is never tried, so never accepted: the threshold is tested on what is left.
         passes &= np.array([chance is None for chance in fitted_router.routed(queries)])
-    # The chain's parts are the calibration's: the split depends on number, share and config alone.
+    # Where a part learns, it is the calibration's: the split depends on number, share and config alone.
     features = [{} if np.isnan(value) else {CHAIN: value} for value in fitted.values.tolist()]
     examples = _examples(features, passes, correct, belongs)
-    calibration = fit_calibration(examples, config, signal=CHAIN, share=LEARNING_SHARE)
+    share = STARTING_SHARE if whole and not config.by_group else LEARNING_SHARE
+    calibration = fit_calibration(examples, config, signal=CHAIN, share=share)
     return Verifier(rules, calibration, fitted.links, left_out, fitted_router, groups)
+
+
+def _learning_part(n: int, config: CalibrationConfig, *, whole: bool) -> np.ndarray:
+    """Positions of the graded answers that scorers, bounds and routers may learn from."""
+    if n < 2:
+        return np.array([], dtype=np.int64)
+    return np.arange(n) if whole else split_parts(n, config, LEARNING_SHARE)[0]
 
 
 def _fit_router(
