@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import time
@@ -15,15 +13,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from cascade.errors import ConfigError, TierError
 from cascade.replies import logprobs_problem, to_answer
-from cascade.tiers import Failure, SamplingConfig, sample_seed
+from cascade.request import OpenAITierConfig, params_digest, request_params, sample_params
+from cascade.tiers import Failure, SamplingConfig
 from cascade.trace import Answer, Query
 
 if TYPE_CHECKING:
@@ -37,86 +35,6 @@ log = logging.getLogger(__name__)
 
 HOPELESS_STATUS = (401, 403, 404)
 """Key, permission or model name is wrong: every later request would fail the same way."""
-
-
-class OpenAITierConfig(BaseModel):
-    """An endpoint and how to ask it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(min_length=1)
-    """Model name as the endpoint knows it."""
-    name: str | None = None
-    """Name that answers carry, as in the price table; None means `model`."""
-    base_url: str
-    """Up to and including /v1."""
-    api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key, None for an endpoint without. A loopback URL needs none."""
-    max_tokens: int = Field(default=256, gt=0)
-    token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: float | None = 0.0
-    """None leaves it out, for models that refuse the parameter."""
-    timeout_s: float = Field(default=60.0, gt=0)
-    max_retries: int = Field(default=4, ge=0)
-    """Retries of one request after a timeout, rate limit or server error, with growing pauses."""
-    concurrency: int = Field(default=8, gt=0)
-    logprobs: bool = False
-    """Ask for log-probabilities of the two likeliest tokens."""
-    send_schema: bool = False
-    """Send a query's JSON schema as response_format; only for endpoints that know it."""
-    samples_per_request: Literal["one", "all"] = "one"
-    """Draw k samples by k requests, or by one with n = k: the prompt is billed once, but not all endpoints know n."""
-
-    @property
-    def price_name(self) -> str:
-        """Name that answers carry and that the price table must list."""
-        return self.name or self.model
-
-
-def request_params(query: Query, config: OpenAITierConfig) -> dict[str, Any]:
-    """Body of the chat completion request for `query`."""
-    params: dict[str, Any] = {
-        "model": config.model,
-        "messages": [dict(message) for message in query.messages],
-        config.token_limit_field: config.max_tokens,
-    }
-    if config.temperature is not None:
-        params["temperature"] = config.temperature
-    if config.logprobs:
-        params |= {"logprobs": True, "top_logprobs": 2 if config.temperature == 0 else 3}
-    if config.send_schema and query.schema is not None:
-        schema = {"name": "answer", "schema": query.schema, "strict": True}
-        params["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return params
-
-
-def sample_params(
-    query: Query, config: OpenAITierConfig, sampling: SamplingConfig, index: int = 0, n: int = 1
-) -> dict[str, Any]:
-    """Body of the request for `n` samples, the first of which has number `index`.
-
-    Where the endpoint refuses a temperature (None in `config`), its own is what it samples at.
-    """
-    params = request_params(query, config)
-    if config.temperature is not None:
-        params |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    if sampling.seed is not None:
-        params["seed"] = sample_seed(query, index, sampling.seed)
-    if n > 1:
-        params["n"] = n
-    for name in ("logprobs", "top_logprobs"):  # a sample is compared as text
-        params.pop(name, None)
-    return params
-
-
-def request_digest(query: Query, config: OpenAITierConfig) -> str:
-    """SHA-256 (hex) of model, messages and parameters: equal for questions that need asking only once."""
-    return _digest(request_params(query, config))
-
-
-def _digest(params: dict[str, Any]) -> str:
-    body = json.dumps(params, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(body.encode()).hexdigest()
 
 
 class OpenAITier:
@@ -232,7 +150,7 @@ class OpenAITier:
             params = sample_params(queries[number], self.config, sampling, index, n)
             # Without a seed the k bodies are equal, and an endpoint that honours the key would send one answer k times.
             return self._request(
-                params, f"{_digest(params)}-{index}", lambda reply, spent: self._samples(reply, spent, n)
+                params, f"{params_digest(params)}-{index}", lambda reply, spent: self._samples(reply, spent, n)
             )
 
         places = ((number, index) for number in range(len(queries)) for index in range(0, k, n))
@@ -294,7 +212,9 @@ class OpenAITier:
 
     def _ask(self, query: Query) -> Answer | Failure:
         params = request_params(query, self.config)
-        return self._request(params, _digest(params), lambda reply, spent: to_answer(reply, self.price_name, spent))
+        return self._request(
+            params, params_digest(params), lambda reply, spent: to_answer(reply, self.price_name, spent)
+        )
 
     def _request(
         self, params: dict[str, Any], key: str, read: Callable[[ChatCompletion, float], Result]

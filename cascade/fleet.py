@@ -21,8 +21,9 @@ from typing import Any, Self
 import httpx
 from tqdm import tqdm
 
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.errors import TierError
+from cascade.request import OpenAITierConfig
 from cascade.tiers import Failure
 from cascade.trace import Answer, Query
 

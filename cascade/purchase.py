@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cascade.client import OpenAITier, OpenAITierConfig, request_digest, request_params
+from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import BudgetExceeded, ConfigError, TierError
+from cascade.request import OpenAITierConfig, request_digest, request_params
 from cascade.tiers import Failure
 from cascade.trace import Answer, Query, answer_from_dict
 

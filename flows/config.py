@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cascade.calibration import CalibrationConfig
-from cascade.client import OpenAITierConfig
 from cascade.errors import ConfigError
 from cascade.local import LocalTierConfig
+from cascade.request import OpenAITierConfig
 from cascade.router import RouterConfig
 from cascade.verifiers import RulesConfig
 from cascade.verifiers.config import VerifierConfig

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import InputError, StageError
 from cascade.purchase import AnswerStore, Budget, Buyer
+from cascade.request import OpenAITierConfig
 from cascade.store import TraceStore, open_traces
 from flows.arms import TARGETED, Arm
 from flows.config import RunConfig, build_config, merge

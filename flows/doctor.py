@@ -11,11 +11,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from cascade.client import OpenAITierConfig, list_models, probe_logprobs
+from cascade.client import list_models, probe_logprobs
 from cascade.cost import PriceTable
 from cascade.errors import CascadeDistillError, ConfigError
 from cascade.fleet import Replica
 from cascade.local import LocalTier, accelerator_name
+from cascade.request import OpenAITierConfig
 from cascade.trace import Query
 from cascade.verifiers.pricing import require_price
 from clustering.embed import embed_texts

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cascade.client import OpenAITierConfig, request_digest
+from cascade.request import OpenAITierConfig, request_digest
 from cascade.trace import Query, query_from_dict
 from cascade.users import user_key
 from cascade.verifiers import HeldBank, forget_entries, held_banks, standing

@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cascade.client import OpenAITierConfig, request_digest
 from cascade.cost import PriceTable
 from cascade.purchase import worst_case_tokens_in
+from cascade.request import OpenAITierConfig, request_digest
 from cascade.trace import Query, Trace
 from cascade.verifiers.judge import judge_query
 from clustering.naming import naming_query

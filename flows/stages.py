@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from cascade.cascade import rejudge
-from cascade.client import request_digest
+from cascade.request import request_digest
 from cascade.trace import Answer, Trace, trace_to_dict
 from cascade.verifiers import Verifier
 from cascade.verifiers.accounts import add_known

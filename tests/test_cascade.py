@@ -6,9 +6,10 @@ from loopback import PRICES, completion, make_query, serve
 
 from cascade.calibration import Calibration, CalibrationConfig
 from cascade.cascade import Cascade, cold_start, rejudge
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.errors import BudgetExceeded, ConfigError, InputError, TierError
 from cascade.purchase import AnswerStore, Budget, Buyer
+from cascade.request import OpenAITierConfig
 from cascade.sql_store import SqlTraceStore
 from cascade.trace import Answer, Outcome, TokenConfidence
 from cascade.verifiers import RulesConfig, Verifier

@@ -5,16 +5,9 @@ import time
 import pytest
 from loopback import completion, make_query, serve
 
-from cascade.client import (
-    OpenAITier,
-    OpenAITierConfig,
-    answer_from_completion,
-    list_models,
-    probe_logprobs,
-    request_digest,
-    request_params,
-)
+from cascade.client import OpenAITier, answer_from_completion, list_models, probe_logprobs
 from cascade.errors import ConfigError, TierError
+from cascade.request import OpenAITierConfig, request_digest, request_params
 from cascade.tiers import Failure, SamplingConfig, sample_seed
 from cascade.trace import Answer
 

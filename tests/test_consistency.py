@@ -4,9 +4,10 @@ import pytest
 from loopback import PRICES, completion, make_query, serve
 from pydantic import ValidationError
 
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.errors import ConfigError
+from cascade.request import OpenAITierConfig
 from cascade.trace import Answer
 from cascade.verifiers.consistency import ConsistencyConfig, SelfConsistency, last_number, normalise_text
 

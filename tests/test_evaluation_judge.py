@@ -6,9 +6,10 @@ import math
 import pytest
 from loopback import PRICES, completion, make_query, serve
 
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.errors import BudgetExceeded, InputError
 from cascade.purchase import AnswerStore, Budget, Buyer
+from cascade.request import OpenAITierConfig
 from evaluation.intervals import tango_difference
 from evaluation.judge import Preference, ServedPair, combine, judge_pairs, read_verdict
 

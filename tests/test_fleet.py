@@ -3,9 +3,9 @@
 import pytest
 from loopback import completion, make_query, serve
 
-from cascade.client import OpenAITierConfig
 from cascade.errors import TierError
 from cascade.fleet import FleetTier, Replica
+from cascade.request import OpenAITierConfig
 
 CONFIG = OpenAITierConfig(model="small", base_url="http://127.0.0.1/v1", api_key_env=None, concurrency=3)
 

@@ -13,8 +13,8 @@ from loopback import completion, make_query, serve
 from test_store import START, make_trace
 from typer.testing import CliRunner
 
-from cascade.client import request_digest
 from cascade.errors import InputError
+from cascade.request import request_digest
 from cascade.trace import trace_to_dict
 from cascade.users import user_key
 from cascade.verifiers import AnswerBank, LearnedScorer, read_learned, store_part

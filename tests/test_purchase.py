@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from loopback import PRICES, completion, make_query, serve
 
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.errors import BudgetExceeded, ConfigError, TierError
 from cascade.purchase import AnswerStore, Budget, Buyer, worst_case_tokens_in
+from cascade.request import OpenAITierConfig
 from cascade.trace import Answer
 
 QUERIES = [make_query(n) for n in range(8)]

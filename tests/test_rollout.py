@@ -13,10 +13,10 @@ from loopback import make_query
 from tiny_student import make_student
 from vllm_loopback import BASE, Models, fleet
 
-from cascade.client import OpenAITierConfig
 from cascade.errors import PromotionConflict, RolloutError, TierError
 from cascade.fleet import FleetTier, Replica
 from cascade.local import LocalTier, LocalTierConfig
+from cascade.request import OpenAITierConfig
 from promotion.registry import Registry
 from promotion.rollout import Probe, RolloutConfig, roll_out
 

@@ -9,8 +9,9 @@ from loopback import PRICES, serve
 
 from cascade.calibration import CalibrationConfig, split_parts
 from cascade.cascade import Cascade, rejudge
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.cost import break_even_rate
+from cascade.request import OpenAITierConfig
 from cascade.router import RouterConfig, RouterTrainer, best_bound
 from cascade.sql_store import SqlTraceStore
 from cascade.trace import Outcome, trace_from_dict, trace_to_dict

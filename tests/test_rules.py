@@ -6,8 +6,9 @@ from pydantic import ValidationError
 
 from cascade.calibration import Calibration
 from cascade.cascade import Cascade
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.errors import InputError
+from cascade.request import OpenAITierConfig
 from cascade.sql_store import SqlTraceStore
 from cascade.trace import Answer
 from cascade.traffic import read_traffic, write_traffic

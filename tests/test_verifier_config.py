@@ -6,8 +6,9 @@ from loopback import PRICES, completion, make_query, serve
 from test_learned import fit
 
 from cascade.calibration import CalibrationConfig
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.errors import InputError
+from cascade.request import OpenAITierConfig
 from cascade.router import RouterConfig
 from cascade.trace import Answer, Outcome, TokenConfidence, Verdict
 from cascade.verifiers import LearnedTrainer, RulesConfig, TokenConfidenceScorer, fit_verifier

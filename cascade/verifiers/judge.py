@@ -15,10 +15,11 @@ from typing import Any, Literal
 from pydantic import Field
 from tqdm import tqdm
 
-from cascade.client import OpenAITier, OpenAITierConfig
+from cascade.client import OpenAITier
 from cascade.cost import PriceTable
 from cascade.grade import parse_json
 from cascade.purchase import worst_case_tokens_in
+from cascade.request import OpenAITierConfig
 from cascade.tiers import Failure, Flagship
 from cascade.trace import Answer, Query
 from cascade.verifiers.pricing import outcome_usd, require_price
