@@ -70,7 +70,7 @@ def evaluate(ctx: RunContext) -> Manifest:
         write_answers(folder / "candidate.jsonl", candidate)
         tools = cheap_toolbox(ctx, _candidate_adapter(ctx))
         surest = read_answers(ctx.run.stage(BASELINE) / "surest.jsonl")
-        verifier = refit_verifier(ctx, candidate, flagship, known, surest, tools)
+        verifier = refit_verifier(ctx, candidate, flagship, known, surest, tools, _quality_floor(ctx))
         write_json(folder / "verifier.json", keep(verifier, tools))
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
         verdicts = judge_all(verifier, heldout, candidate)
@@ -102,6 +102,16 @@ def evaluate(ctx: RunContext) -> Manifest:
     last = TRAIN if ctx.arm.answers == "trained" else BUILD
     inputs = input_digests(ctx, BASELINE, CLUSTER, *dict.fromkeys((ctx.arm_stage(BUILD), ctx.arm_stage(last))))
     return ctx.run.run_stage(ctx.arm_stage(EVALUATE), config, inputs, body)
+
+
+def _quality_floor(ctx: RunContext) -> float | None:
+    """Share of right answers that the candidate's cascade must serve on the calibration part. None for an experiment:
+    its arms are compared at one quality anyway, and as the promise alone would have them."""
+    loss = ctx.config.calibration.max_quality_loss
+    if loss is None or ctx.experiment:
+        return None
+    served = read_json(ctx.run.stage(BASELINE) / "verifier.json")["calibration"].get("served_right")
+    return None if served is None else served - loss
 
 
 def _pair(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.errors import StageError
-from cascade.grade import reference_text
+from cascade.grade import grade, reference_text
 from cascade.local import LocalTier
 from cascade.trace import Answer, Query, Verdict
 from cascade.verifiers import Verifier, fit_verifier
@@ -68,14 +68,17 @@ def refit_verifier(
     pool: Mapping[str, Answer],
     surest: Mapping[str, Answer],
     tools: Toolbox,
+    floor: float | None = None,
 ) -> Verifier:
     """A verifier for this model's own answers, on the calibration part alone.
 
     `pool` and `surest`: the flagship's answers to pool queries and the champion's surest, which a learned verifier
-    compares with.
+    compares with. `floor`: the share of right answers that the cascade must serve there (`fit_calibration`).
     """
     queries = [t.query for t in load_traces(ctx, "calibration") if t.query.id in cheap]
     references = [reference_text(query, flagship[query.id], ctx.config.reference) for query in queries]
+    theirs = [flagship[query.id].text for query in queries]
+    right = [grade(text, known, ctx.config.grade) >= 1.0 for text, known in zip(theirs, references, strict=True)]
     pooled = load_traces(ctx, "pool")
     earlier = [t.query for t in pooled]
     known = answer_bank(earlier, pool, tools.embed) if tools.needs_bank else None
@@ -91,6 +94,8 @@ def refit_verifier(
         chain=ctx.config.verifier.chain,
         router=tools.router_trainer(known, cheap.values(), flagship.values()),
         groups=tools.groups(earlier) if ctx.config.calibration.by_group else None,
+        flagship_correct=right,
+        floor=floor,
     )
 
 

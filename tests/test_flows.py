@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ from flows.improve import ask_a_person
 from flows.plan import Plan, plan_run
 from flows.records import BASELINE, BUILD, CLUSTER, DECIDE, EVALUATE, TRAIN, load_decision, load_labels, load_report
 from flows.report import write_report
-from flows.rundir import read_json, read_jsonl, write_jsonl
+from flows.rundir import RunDir, read_json, read_jsonl, write_jsonl
 from flows.serve import Replay, replay_traffic
 from flows.simulation import run_table
 from flows.verify import verify_run
@@ -138,6 +139,23 @@ def test_the_candidate_escalates_less_at_the_same_quality(improved: RunContext) 
     paired = load_report(improved.run.stage(EVALUATE)).overall.paired
     assert paired.escalation_cut is not None and paired.escalation_cut.low > 0.1
     assert paired.quality_difference.low > -improved.config.gate.quality_margin
+
+
+def test_a_candidate_may_be_held_to_the_quality_that_the_champion_serves(improved: RunContext, tmp_path: Path) -> None:
+    folder = tmp_path / improved.run.run_id
+    shutil.copytree(improved.run.root, folder)
+    config = improved.config
+    strict = config.calibration.model_copy(update={"max_quality_loss": 0.0})
+    ctx = replace(improved, config=config.model_copy(update={"calibration": strict}), run=RunDir(folder))
+    stages.baseline(ctx)
+    assess.evaluate(ctx)
+    free, held = (read_json(c.run.stage(EVALUATE) / "verifier.json")["calibration"] for c in (improved, ctx))
+    champion = read_json(ctx.run.stage(BASELINE) / "verifier.json")["calibration"]
+    assert free["served_right"] < champion["served_right"] <= held["served_right"]
+    assert held["threshold"] > free["threshold"]
+    before, after = (load_report(c.run.stage(EVALUATE)).overall for c in (improved, ctx))
+    assert after.candidate.escalation_rate.value > before.candidate.escalation_rate.value
+    assert after.champion.escalation_rate == before.champion.escalation_rate
 
 
 def test_a_finished_run_is_skipped_stage_by_stage(improved: RunContext) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.calibration.groups import GroupShifts, fit_shifts
+from cascade.calibration.hold import hold_quality, served_right
 from cascade.calibration.metrics import auroc, expected_calibration_error
 from cascade.calibration.records import Calibration, CalibrationConfig, CalibrationExample
 from cascade.calibration.smooth import FloatArray
-from cascade.calibration.threshold import Part, error_upper_bound, find_threshold
+from cascade.calibration.threshold import Found, Part, error_upper_bound, find_threshold
 from cascade.confidence import SIGNALS
 from cascade.errors import InputError
 
@@ -24,12 +25,15 @@ def fit_calibration(
     config: CalibrationConfig,
     signal: str | None = None,
     share: float | None = None,
+    floor: float | None = None,
 ) -> Calibration:
     """Fit P(wrong) and the loosest threshold that keeps the error among accepted within the target.
 
     `signal` names the feature to judge by, where it is not one of the configured confidence signals; `share` is that
-    of `split_parts`. Answers that fail the rules or carry no score are never accepted and never count among the
-    accepted. With groups the promise is still that of all accepted answers together, not of each group.
+    of `split_parts`. With `floor` the threshold is stricter than the promise asks where otherwise less than this share
+    of what is served on all examples would be right. Answers that fail the rules or carry no score are never accepted
+    and never count among the accepted. With groups the promise is still that of all accepted answers together, not of
+    each group.
     Deterministic for a seed. Raises InputError with fewer than two examples.
     """
     if len(examples) < 2:
@@ -42,6 +46,9 @@ def fit_calibration(
     found = find_threshold(learn, test, config)
     whole = _part(examples, signal, groups)
     knots = _isotonic(whole.scores[whole.acceptable], ~whole.correct[whole.acceptable])
+    flagship_right = np.array([example.flagship_correct for example in examples], dtype=bool)
+    if floor is not None:
+        found = _held(found, test, whole, flagship_right, floor, config)
     n, wrong = found.n_accepted, found.n_wrong
     return Calibration(
         signal=signal,
@@ -58,8 +65,28 @@ def fit_calibration(
         confidence=config.confidence,
         auroc=auroc(test.scores[test.acceptable], test.correct[test.acceptable]),
         ece=_cross_fitted_error(whole, config.seed),
+        served_right=served_right(whole, flagship_right, found.threshold),
         groups=groups,
     )
+
+
+def _held(
+    found: Found, test: Part, whole: Part, flagship_right: NDArray[np.bool_], floor: float, config: CalibrationConfig
+) -> Found:
+    """The proven threshold, or a stricter one that serves as much that is right as `floor` asks."""
+    if found.threshold is None:
+        return found
+    threshold = hold_quality(whole, flagship_right, found.threshold, floor)
+    if threshold == found.threshold:
+        return found
+    n, wrong = test.accepted(threshold)
+    before, after = (served_right(whole, flagship_right, at) for at in (found.threshold, threshold))
+    why = (
+        f"accepts {n} of {len(test.scores)}: {wrong} of them were wrong, target {config.max_error_accepted:.1%}; the"
+        f" promise alone would accept {found.n_accepted}, but {before:.1%} of what is served would be right in place of"
+        f" {after:.1%} (at least {floor:.1%} asked)"
+    )
+    return Found(threshold, why, n, wrong)
 
 
 def split_parts(

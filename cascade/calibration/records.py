@@ -27,6 +27,9 @@ class CalibrationConfig(BaseModel):
     selection_share: float | None = Field(default=None, gt=0, lt=1)
     """Share of the data that learns (signal, group shifts, where to start testing); the rest tests. None means as
     little as pays: 0.15 with a given signal, 0.3 with "auto", 0.4 with `by_group`."""
+    max_quality_loss: float | None = Field(default=None, ge=0, lt=1)
+    """How much less of what a candidate serves may be right than of what the champion serves, on the graded answers:
+    its threshold is made stricter than the promise asks until it keeps to that. None leaves it at the promise."""
     by_group: bool = False
     """Shift the score by the example's group (its cluster) where the learning part shows that groups of equal score
     differ in how often they are wrong; each group then has a threshold of its own."""
@@ -48,6 +51,8 @@ class CalibrationExample:
     correct: bool
     group: str | None = None
     """What the query belongs to (its cluster), known before it is judged; None where it belongs to nothing."""
+    flagship_correct: bool = True
+    """Whether the flagship's answer, which is served when this one is not, is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Calibration:
     ece: float | None
     """Expected calibration error of P(wrong), 15 bins of equal mass, each answer's P(wrong) from a fit on four fifths
     of the examples that it was not part of; None with fewer than ten scored answers."""
+    served_right: float | None = None
+    """Share of right answers that the cascade serves on all examples, the flagship's included."""
     groups: GroupShifts = field(default_factory=GroupShifts)
     """How each group's scores are shifted; empty where the data show no difference or groups are off."""
 

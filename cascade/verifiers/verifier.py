@@ -151,6 +151,8 @@ def fit_verifier(
     chain: ChainConfig | None = None,
     router: RouterTrainer | None = None,
     groups: QueryGroups | None = None,
+    flagship_correct: Sequence[bool] | None = None,
+    floor: float | None = None,
 ) -> Verifier:
     """Calibrate a verifier on cheap `answers` graded against `references` (flagship's or known right ones).
 
@@ -159,7 +161,8 @@ def fit_verifier(
     learn and is all there is learns from all (`config.cross_fit`) and is tested by its cross-fitted scores. Otherwise
     what is learnt, early bounds and router included, comes from the calibration's learning part, and its testing part
     is seen by nothing but the threshold's test. `groups` must come from queries outside these; they count with
-    `config.by_group`.
+    `config.by_group`. `flagship_correct` says which of the flagship's answers are right (None: all), `floor` what share
+    of all that is served must be at least (`fit_calibration`).
     """
     if groups is None or not config.by_group:
         groups, config = None, config.model_copy(update={"by_group": False})
@@ -183,7 +186,8 @@ def fit_verifier(
         fitted = fit_chain(scorers, graded, learn, config.max_error_accepted, chain or ChainConfig())
     if not fitted.links:
         features = [confidence_features(answer) for answer in answers]
-        calibration = fit_calibration(_examples(features, passes, correct, belongs), config)
+        examples = _examples(features, passes, correct, belongs, flagship_correct)
+        calibration = fit_calibration(examples, config, floor=floor)
         return Verifier(rules, calibration, left_out=fitted.left_out, groups=groups)
     fitted_router, left_out = _fit_router(router, graded, fitted, learn, config.max_error_accepted)
     if fitted_router is not None:
@@ -191,9 +195,9 @@ def fit_verifier(
         passes &= np.array([chance is None for chance in fitted_router.routed(queries)])
     # Where a part learns, it is the calibration's: the split depends on number, share and config alone.
     features = [{} if np.isnan(value) else {CHAIN: value} for value in fitted.values.tolist()]
-    examples = _examples(features, passes, correct, belongs)
+    examples = _examples(features, passes, correct, belongs, flagship_correct)
     share = STARTING_SHARE if whole and not config.by_group else LEARNING_SHARE
-    calibration = fit_calibration(examples, config, signal=CHAIN, share=share)
+    calibration = fit_calibration(examples, config, signal=CHAIN, share=share, floor=floor)
     return Verifier(rules, calibration, fitted.links, left_out, fitted_router, groups)
 
 
@@ -237,7 +241,12 @@ def _load_groups(row: dict[str, Any], load: Callable[[str], QueryGroups] | None)
 
 
 def _examples(
-    features: Sequence[dict[str, float]], passes: np.ndarray, correct: np.ndarray, groups: Sequence[str | None]
+    features: Sequence[dict[str, float]],
+    passes: np.ndarray,
+    correct: np.ndarray,
+    groups: Sequence[str | None],
+    flagship_correct: Sequence[bool] | None,
 ) -> list[CalibrationExample]:
-    rows = zip(features, passes.tolist(), correct.tolist(), groups, strict=True)
-    return [CalibrationExample(f, passes_rules=p, correct=c, group=g) for f, p, c, g in rows]
+    theirs = [True] * len(features) if flagship_correct is None else flagship_correct
+    rows = zip(features, passes.tolist(), correct.tolist(), groups, theirs, strict=True)
+    return [CalibrationExample(f, passes_rules=p, correct=c, group=g, flagship_correct=t) for f, p, c, g, t in rows]
