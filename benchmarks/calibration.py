@@ -10,8 +10,9 @@ of the queries' embeddings, made on the first part of the traffic without labels
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from cascade.calibration import CalibrationExample
-    from cascade.trace import Query
+    from cascade.trace import Answer, Query
+    from lab.world import Prepared
 
 CACHE = Path(__file__).parents[1] / ".lab/calibration"
 TRAFFIC = {"early_queries": 0, "drifted_queries": 7500, "new_share": 0.276, "out_of_scope_share": 0.08}
@@ -85,31 +87,49 @@ def open_world(seed: int) -> World:
     """Traffic of a seed, answered by the base model (from the cache where it has answered before), graded."""
     from cascade.calibration import CalibrationExample
     from cascade.confidence import confidence_features
-    from cascade.grade import grade
-    from cascade.trace import answer_from_dict, query_from_dict
-    from lab.clinc150 import prepare
-    from lab.traffic import TrafficConfig
-    from lab.world import LabConfig
 
-    config = LabConfig(world="clinc150", seed=seed, traffic=TrafficConfig.model_validate(TRAFFIC))
-    prepared = prepare(config, CACHE.parent / f"clinc150-calibration-{seed}")
-    lines = prepared.traffic_path.read_text(encoding="utf-8").splitlines()
-    queries = [query_from_dict(json.loads(line)) for line in lines]
-    stored = answer_all(queries, prepared.base_model_path)
-    answers = [answer_from_dict(stored[query.text]) for query in queries]
-    clusters = cluster([query.text for query in queries], prepared.embedder_path, seed)
+    found = graded_traffic("clinc150", seed, TRAFFIC, 16)
+    clusters = cluster([query.text for query in found.queries], found.prepared.embedder_path, seed)
     examples = tuple(
-        CalibrationExample(confidence_features(a), True, grade(a.text, str(q.reference), "exact") >= 1.0, group)
-        for q, a, group in zip(queries, answers, clusters, strict=True)
+        CalibrationExample(confidence_features(answer), True, right, group)
+        for answer, right, group in zip(found.answers, found.right, clusters, strict=True)
     )[CLUSTERED:]
     raw = {
         "1 - mean token probability": np.array([1 - np.exp(e.features["mean_logprob"]) for e in examples]),
         "u (UCCI)": np.array([-e.features["margin"] for e in examples]),
     }
-    return World(examples, raw, prepared.base_model_path.name)
+    return World(examples, raw, found.prepared.base_model_path.name)
 
 
-def answer_all(queries: Sequence[Query], base: Path, max_new_tokens: int = 16) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class GradedTraffic:
+    """One seed's queries, oldest first, with the base model's answers and whether they are right."""
+
+    prepared: Prepared
+    queries: list[Query]
+    answers: list[Answer]
+    right: list[bool]
+
+
+def graded_traffic(world: str, seed: int, traffic: Mapping[str, Any], max_new_tokens: int) -> GradedTraffic:
+    """Traffic of a seed, answered by the base model of `world` and graded against the data set's labels."""
+    from cascade.grade import grade
+    from cascade.trace import answer_from_dict, query_from_dict
+    from lab.traffic import TrafficConfig
+    from lab.world import WORLDS, LabConfig
+
+    config = LabConfig(world=world, seed=seed, traffic=TrafficConfig.model_validate(traffic))
+    prepare = importlib.import_module(WORLDS[world]).prepare
+    prepared: Prepared = prepare(config, CACHE.parent / f"{world}-graded-{config.traffic.drifted_queries}-{seed}")
+    lines = prepared.traffic_path.read_text(encoding="utf-8").splitlines()
+    queries = [query_from_dict(json.loads(line)) for line in lines]
+    stored = answer_all(queries, prepared.base_model_path, max_new_tokens)
+    answers = [answer_from_dict(stored[query.text]) for query in queries]
+    right = [grade(a.text, str(q.reference), "exact") >= 1.0 for q, a in zip(queries, answers, strict=True)]
+    return GradedTraffic(prepared, queries, answers, right)
+
+
+def answer_all(queries: Sequence[Query], base: Path, max_new_tokens: int) -> dict[str, Any]:
     """Answers by text; those that are not in the cache are made and added to it."""
     from cascade.local import LocalTier, LocalTierConfig
 

@@ -12,8 +12,6 @@ of all others. Before them stand 1,500 older ones, of which the verifier sees th
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,23 +90,14 @@ def main() -> None:
 
 def open_world(name: str, seed: int) -> World:
     """Traffic of a seed, answered by the base model (from the cache where it has answered before), graded."""
-    from benchmarks.calibration import CACHE, answer_all
-    from cascade.grade import grade
-    from cascade.trace import answer_from_dict, query_from_dict
+    from benchmarks.calibration import graded_traffic
     from clustering.embed import EmbedConfig, embed_texts
-    from lab.traffic import TrafficConfig
-    from lab.world import WORLDS, LabConfig
 
-    config = LabConfig(world=name, seed=seed, traffic=TrafficConfig.model_validate(TRAFFIC[name]))
-    prepared = importlib.import_module(WORLDS[name]).prepare(config, CACHE.parent / f"{name}-promise-{seed}")
-    queries = [query_from_dict(json.loads(line)) for line in prepared.traffic_path.read_text("utf-8").splitlines()]
-    stored = answer_all(queries, prepared.base_model_path, TOKENS[name])
-    answers = [answer_from_dict(stored[query.text]) for query in queries]
-    right = [grade(a.text, str(q.reference), "exact") >= 1.0 for q, a in zip(queries, answers, strict=True)]
-    texts = list(dict.fromkeys(query.text for query in queries))
-    vectors = embed_texts(texts, EmbedConfig(model=str(prepared.embedder_path)), None)
+    found = graded_traffic(name, seed, TRAFFIC[name], TOKENS[name])
+    texts = list(dict.fromkeys(query.text for query in found.queries))
+    vectors = embed_texts(texts, EmbedConfig(model=str(found.prepared.embedder_path)), None)
     place = {text: i for i, text in enumerate(texts)}
-    return World(queries, answers, np.array(right), lambda asked: vectors[[place[text] for text in asked]])
+    return World(found.queries, found.answers, np.array(found.right), lambda asked: vectors[[place[t] for t in asked]])
 
 
 def settings(target: float, confidence: float, cross_fit: bool, seed: int) -> CalibrationConfig:

@@ -71,8 +71,11 @@ def test_all_teach_where_the_classifier_is_all_there_is_and_a_part_where_bounds_
     for verifier, n_models, n_learnt, n_tested in (
         (fitted([trainer]), 5, 500, 425),
         (fitted([trainer], cross_fit=False), 1, 200, 300),
-        (fitted([TokenConfidenceScorer("mean_logprob"), trainer]), 1, 200, 300),
     ):
-        scorer = verifier.links[-1].scorer
-        assert (len(scorer.models), verifier.calibration.n_tested) == (n_models, n_tested)
-        assert len(scorer.features.bank) == n_learnt or len(verifier.links) > 1
+        scorer = verifier.links[0].scorer
+        assert (len(scorer.models), len(scorer.features.bank)) == (n_models, n_learnt)
+        assert verifier.calibration.n_tested == n_tested
+    chain = fitted([TokenConfidenceScorer("mean_logprob"), trainer])
+    assert len(chain.links[1].scorer.models) == 1
+    assert len(chain.links[1].scorer.features.bank) <= 200
+    assert chain.calibration.n_tested == 300
