@@ -75,8 +75,8 @@ def evaluate(ctx: RunContext) -> Manifest:
         heldout = [t.query for t in load_traces(ctx, "heldout") if t.query.id in champion]
         verdicts = judge_all(verifier, heldout, candidate)
         write_jsonl(folder / "verdicts.jsonl", ({"id": i, **asdict(verdict)} for i, verdict in verdicts.items()))
-        rows = _pair(ctx, heldout, champion, candidate, flagship, verdicts)
-        inputs = _report_inputs(ctx, rows, {query.id: query for query in heldout})
+        rows = pair_heldout(ctx, heldout, champion, candidate, flagship, verdicts)
+        inputs = report_inputs(ctx, rows, {query.id: query for query in heldout})
         report = inputs.build(rows)
         write_jsonl(folder / "pairs.jsonl", (paired_row_to_dict(row) for row in rows))
         write_json(folder / "inputs.json", inputs.to_dict())
@@ -114,7 +114,7 @@ def _quality_floor(ctx: RunContext) -> float | None:
     return None if served is None else served - loss
 
 
-def _pair(
+def pair_heldout(
     ctx: RunContext,
     heldout: list[Query],
     champion: dict[str, Answer],
@@ -122,6 +122,7 @@ def _pair(
     flagship: dict[str, Answer],
     verdicts: dict[str, Verdict],
 ) -> list[PairedRow]:
+    """Both sides on these queries, the champion by the verdicts of its baseline, the candidate by these."""
     return pair_sides(
         heldout,
         champion,
@@ -136,7 +137,7 @@ def _pair(
     )
 
 
-def _report_inputs(ctx: RunContext, rows: list[PairedRow], queries: dict[str, Query]) -> ReportInputs:
+def report_inputs(ctx: RunContext, rows: list[PairedRow], queries: dict[str, Query]) -> ReportInputs:
     """All that the report rests on besides the rows: kept beside it, so that `verify` can make it again."""
     uses = _heldout_uses(ctx)
     alpha = ctx.config.gate.alpha_at(uses)
