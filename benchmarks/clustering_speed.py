@@ -6,6 +6,8 @@ CLINC150's 150 intents, with the mean and covariance of the intent's own MiniLM 
 an intent of rank r has weight 1 / (r + 10). Seconds count clustering alone, after a run of 6,000 points that
 compiles all that a larger one needs; peak
 memory is the process' own, with the points. CPU seconds are those of all threads: they hold on a busy machine too.
+Each seed draws other points and sets both methods beside one another; a cell is the mean over the seeds, and the
+lowest and highest.
 """
 
 from __future__ import annotations
@@ -34,27 +36,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,50000,100000", help="points for both methods")
     parser.add_argument("--alone", default="1000000", help="points for the default alone; empty for none")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0,1,2", help="draws of the points, with commas")
     parser.add_argument("--out", type=Path, default=None, help="JSON file that keeps results of several calls together")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "N"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(_measure(given.one[0], int(given.one[1]), given.seed)))
+        print(json.dumps(_measure(given.one[0], int(given.one[1]), int(given.seeds))))
         return
+
+    from tqdm import tqdm
 
     from flows.console import say, table
 
     if not MODEL.exists():
         _fit_mixture()
     found: list[dict[str, Any]] = json.loads(given.out.read_text()) if given.out and given.out.exists() else []
-    for n in _numbers(given.sizes):
-        found += [_run(method, n, given.seed) for method in METHODS]
-    found += [_run("default", n, given.seed) for n in _numbers(given.alone)]
-    if given.out:
-        given.out.write_text(json.dumps(found))
-    table("Clustering embeddings of 384 dimensions", [_row(one, found) for one in found])
+    wanted = [(n, method) for n in _numbers(given.sizes) for method in METHODS]
+    wanted += [(n, "default") for n in _numbers(given.alone)]
+    with tqdm(total=len(wanted) * len(_numbers(given.seeds)), desc="cluster", unit="run") as bar:
+        for seed in _numbers(given.seeds):
+            for n, method in wanted:
+                bar.set_postfix_str(f"{n:,} points, {method}, seed {seed}")
+                found.append(_run(method, n, seed))
+                bar.update()
+                if given.out:
+                    given.out.write_text(json.dumps(found))
+    cells = sorted({(one["n"], one["method"] != "default") for one in found})
+    rows = [_row([one for one in found if (one["n"], one["method"] != "default") == cell], found) for cell in cells]
+    table("Clustering embeddings of 384 dimensions", rows)
     say(f"growth exponent of the default: {_growth([one for one in found if one['method'] == 'default'])}")
-    say(f"made by: python -m benchmarks.clustering_speed --sizes {given.sizes} --alone {given.alone}")
+    alone = given.alone or "''"
+    say(f"made by: python -m benchmarks.clustering_speed --sizes {given.sizes} --alone {alone} --seeds {given.seeds}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -62,7 +74,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _run(method: str, n: int, seed: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.clustering_speed", "--seed", str(seed), "--one", method, str(n)]
+    command = [sys.executable, "-m", "benchmarks.clustering_speed", "--seeds", str(seed), "--one", method, str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{method} at {n} failed:\n{done.stderr[-2000:]}")
@@ -90,6 +102,7 @@ def _measure(method: str, n: int, seed: int) -> dict[str, Any]:
     return {
         "method": method,
         "n": n,
+        "seed": seed,
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_gib": max(before, after) / 2**20,
@@ -157,35 +170,45 @@ def _fit_mixture() -> None:
     np.savez(MODEL, members=np.stack([own[:fewest] for own in members]))
 
 
-def _row(one: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
-    slow = next((o for o in found if o["method"] != "default" and o["n"] == one["n"]), None)
-    ours = one["method"] == "default"
-    wall, cpu = [f"{slow[k] / one[k]:.1f}" if slow and ours else "-" for k in ("seconds", "cpu_seconds")]
+def _row(own: list[dict[str, Any]], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One method at one size, over the seeds."""
+    ours, n = own[0]["method"] == "default", own[0]["n"]
+    slow = {one["seed"]: one for one in found if one["method"] != "default" and one["n"] == n}
+    pairs = [(slow[one["seed"]], one) for one in own if ours and one["seed"] in slow]
     return {
-        "points": f"{one['n']:,}",
-        "method": one["method"],
-        "seconds": f"{one['seconds']:.1f}",
-        "CPU seconds": f"{one['cpu_seconds']:.1f}",
-        "times faster": wall,
-        "by CPU": cpu,
-        "ARI": f"{one['ari']:.3f}",
-        "noise": f"{one['noise']:.1%}",
-        "clusters": one["clusters"],
-        "peak GiB": f"{one['peak_gib']:.2f}",
+        "points": f"{n:,}",
+        "method": own[0]["method"],
+        "seconds": _spread([one["seconds"] for one in own], 1),
+        "CPU seconds": _spread([one["cpu_seconds"] for one in own], 1),
+        "times faster": _spread([theirs["seconds"] / one["seconds"] for theirs, one in pairs], 1),
+        "by CPU": _spread([theirs["cpu_seconds"] / one["cpu_seconds"] for theirs, one in pairs], 1),
+        "ARI": _spread([one["ari"] for one in own], 4),
+        "noise": f"{max(one['noise'] for one in own):.1%}",
+        "clusters": _spread([one["clusters"] for one in own], 0),
+        "peak GiB": f"{max(one['peak_gib'] for one in own):.2f}",
     }
 
 
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
+    mean, least, most = (f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values)))
+    return mean if least == most else f"{mean} [{least}, {most}]"
+
+
 def _growth(own: list[dict[str, Any]]) -> str:
-    ordered = sorted(own, key=lambda one: one["n"])
+    sizes = sorted({one["n"] for one in own})
     steps = [
-        f"{a['n']:,} to {b['n']:,}: {_exponent(a, b, 'seconds'):.2f} (CPU {_exponent(a, b, 'cpu_seconds'):.2f})"
-        for a, b in itertools.pairwise(ordered)
+        f"{a:,} to {b:,}: {_exponent(own, a, b, 'seconds'):.2f} (CPU {_exponent(own, a, b, 'cpu_seconds'):.2f})"
+        for a, b in itertools.pairwise(sizes)
     ]
     return "; ".join(steps) or "one size says nothing"
 
 
-def _exponent(small: dict[str, Any], large: dict[str, Any], key: str) -> float:
-    return math.log(large[key] / small[key]) / math.log(large["n"] / small["n"])
+def _exponent(own: list[dict[str, Any]], small: int, large: int, key: str) -> float:
+    """Slope of the mean logarithm between two sizes."""
+    logs = [[math.log(one[key]) for one in own if one["n"] == n] for n in (small, large)]
+    return (sum(logs[1]) / len(logs[1]) - sum(logs[0]) / len(logs[0])) / math.log(large / small)
 
 
 if __name__ == "__main__":

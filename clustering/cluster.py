@@ -35,6 +35,7 @@ from clustering.reduce import (
     pca,
     quiet,
     reduce_points,
+    umap_neighbors,
 )
 from clustering.split import split_points
 
@@ -52,7 +53,8 @@ class ClusterConfig(BaseModel):
 
     reducer: Reducer = "umap"
     n_components: int = Field(default=10, ge=2, le=50)
-    n_neighbors: int = Field(default=15, ge=2)
+    n_neighbors: int | None = Field(default=None, ge=2)
+    """Of UMAP's graph."""
     min_cluster_size: int | None = Field(default=None, ge=2)
     """Smallest group of the sample that HDBSCAN looks for, before groups are merged."""
     min_samples: int | None = Field(default=None, ge=1)
@@ -155,7 +157,11 @@ def _check(embeddings: Floats) -> None:
 
 
 def _neighbours(points: Floats, config: ClusterConfig) -> Neighbours:
-    return nearest_neighbors(points, 1 + max(config.n_neighbors - 1, NEIGHBOURS, _MUTUAL_NEIGHBOURS))
+    return nearest_neighbors(points, 1 + max(_graph_size(len(points), config) - 1, NEIGHBOURS, _MUTUAL_NEIGHBOURS))
+
+
+def _graph_size(n: int, config: ClusterConfig) -> int:
+    return config.n_neighbors or umap_neighbors(n)
 
 
 def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None = None) -> Clustering:
@@ -164,7 +170,8 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
     if n < least:
         return _split(points, config, f"{n} points are fewer than min_points = {least}, too few for density")
     near = near or _neighbours(points, config)
-    few = near[0][:, : config.n_neighbors], near[1][:, : config.n_neighbors]
+    graph_size = _graph_size(n, config)
+    few = near[0][:, :graph_size], near[1][:, :graph_size]
     reduced = reduce_points(points, config.reducer, config.n_components, few, config.seed)
     size = config.min_cluster_size or chosen_min_cluster_size(n)
     min_samples = config.min_samples or max(1, size // 4)
@@ -179,7 +186,7 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
     adopted = was_noise & ~stays
     labels = _by_size(final)
     path = PathTaken(
-        reduction=_reduction(config),
+        reduction=_reduction(config, graph_size),
         n_points=n,
         n_sampled=n,
         min_cluster_size=size,
@@ -197,11 +204,7 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
         f"HDBSCAN found {n_leaves} groups and left {noise:.0%} as noise; {how}"
         f" {labels.max() + 1} clusters, and {adopted.sum()} noise points were adopted by a near one"
     )
-    coords = (
-        lay_flat(reduced, config.n_neighbors, config.seed)
-        if config.reducer == "umap"
-        else flat_pca(reduced, config.seed)
-    )
+    coords = lay_flat(reduced, graph_size, config.seed) if config.reducer == "umap" else flat_pca(reduced, config.seed)
     return Clustering(labels, adopted, coords, f"{config.reducer}+hdbscan", why, path)
 
 
@@ -232,10 +235,10 @@ def _best_cut(
     return best
 
 
-def _reduction(config: ClusterConfig) -> str:
+def _reduction(config: ClusterConfig, graph_size: int) -> str:
     if config.reducer == "none":
         return "none"
-    neighbours = f", {config.n_neighbors} neighbours" if config.reducer == "umap" else ""
+    neighbours = f", {graph_size} neighbours" if config.reducer == "umap" else ""
     return f"{config.reducer} to {config.n_components} dimensions{neighbours}, seed {config.seed}"
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from cascade.errors import InputError
 from clustering.cluster import ClusterConfig, chosen_min_cluster_size, cluster_embeddings
 from clustering.embed import EmbedConfig, embed_texts
-from clustering.reduce import umap_epochs
+from clustering.reduce import umap_epochs, umap_neighbors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLINC, POTION = SHARED / "datasets" / "clinc150" / "data_full.json", SHARED / "models" / "potion-base-4m"
@@ -190,3 +190,14 @@ def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said():
 
 def test_umap_takes_fewer_epochs_the_more_points_there_are():
     assert [umap_epochs(n) for n in (5000, 5001, 12_500, 12_501)] == [None, 200, 200, 50]
+
+
+def test_umap_takes_fewer_neighbours_of_many_points_and_the_path_says_how_many(monkeypatch):
+    assert [umap_neighbors(n) for n in (300, 12_500, 12_501)] == [15, 15, 10]
+    points, truth = blobs([150, 150, 150], spread=0.1)
+    assert ", 15 neighbours" in cluster_embeddings(points).path.reduction
+    assert ", 7 neighbours" in cluster_embeddings(points, ClusterConfig(n_neighbors=7)).path.reduction
+    monkeypatch.setattr("clustering.reduce._LARGE_POINTS", 400)
+    many = cluster_embeddings(points)
+    assert ", 10 neighbours" in many.path.reduction
+    assert adjusted_rand_score(truth, many.labels) > 0.9
