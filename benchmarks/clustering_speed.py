@@ -1,13 +1,12 @@
 """How time and memory grow with the number of embeddings: `python -m benchmarks.clustering_speed`.
 
 The default clustering beside BERTopic's pipeline (UMAP and HDBSCAN with its settings, embeddings given, nothing else of
-it), each measurement in a process of its own. Points in 384 dimensions come from a mixture: one Gaussian for each of
-CLINC150's 150 intents, with the mean and covariance of the intent's own MiniLM embeddings (validation and test split);
-an intent of rank r has weight 1 / (r + 10). Seconds count clustering alone, after a run of 6,000 points that
-compiles all that a larger one needs; peak
-memory is the process' own, with the points. CPU seconds are those of all threads: they hold on a busy machine too.
-Each seed draws other points and sets both methods beside one another; a cell is the mean over the seeds, and the
-lowest and highest.
+it; neither draws the points), each measurement in a process of its own. Points in 384 dimensions come from a mixture:
+one Gaussian for each of CLINC150's 150 intents, with the mean and covariance of the intent's own MiniLM embeddings
+(validation and test split); an intent of rank r has weight 1 / (r + 10). Seconds count clustering alone, after a run of
+6,000 points that compiles all that a larger one needs; peak memory is the process' own, with points. CPU seconds are
+those of all threads: they hold on a busy machine too. Each seed draws other points and sets both methods beside one
+another; a cell is the mean over the seeds, with the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -135,7 +134,7 @@ def draw_points(n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int6
 def _default(points: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     from clustering.cluster import ClusterConfig, cluster_embeddings
 
-    return cluster_embeddings(points, ClusterConfig(seed=seed)).labels
+    return cluster_embeddings(points, ClusterConfig(seed=seed), picture=False).labels
 
 
 def _pipeline(points: NDArray[np.float32], _: int) -> NDArray[np.int64]:

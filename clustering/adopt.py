@@ -60,15 +60,15 @@ def within_reach(ratios: NDArray[np.floating[Any]], most_left: int) -> NDArray[n
 
 
 def nearest_exemplars(
-    embeddings: Floats, exemplars: Floats, owners: Labels, usual: NDArray[np.float64], seed: int
+    embeddings: Floats, rows: Labels, exemplars: Floats, owners: Labels, usual: NDArray[np.float64], seed: int
 ) -> tuple[Labels, Floats]:
-    """(n,) the exemplar nearest to each point and the cosine distance to it, in units of what is usual inside the
-    cluster that owns it. `owners` (m,) are the clusters of the (m, d) exemplars, `usual` (k,) is of
-    `usual_distances`. In blocks of 32,768 points."""
+    """(m,) the exemplar nearest to each of m rows of the embeddings and the cosine distance to it, in units of what is
+    usual inside the cluster that owns it. `owners` (e,) are the clusters of the (e, d) exemplars, `usual` (k,) is of
+    `usual_distances`. In blocks of 32,768 rows."""
     cells = Cells(exemplars, seed)
-    nearest, ratios = np.empty(len(embeddings), np.int64), np.empty(len(embeddings), np.float32)
-    for start in range(0, len(embeddings), _BLOCK):
-        best, cosines = cells.nearest(np.asarray(embeddings[start : start + _BLOCK], np.float32))
+    nearest, ratios = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        best, cosines = cells.nearest(np.asarray(embeddings[rows[start : start + _BLOCK]], np.float32))
         nearest[start : start + len(best)] = best
         ratios[start : start + len(best)] = (1 - cosines) / usual[owners[best]]
     return nearest, ratios

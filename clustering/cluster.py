@@ -44,6 +44,7 @@ Labels = NDArray[np.int64]
 _OWN_CUT_SIZES = (10, 20, 30)  # smallest cluster of HDBSCAN's own cuts: the denser the sample, the larger is right
 _OWN_CUT_SAMPLES = 10  # neighbours that make a point dense in them
 _MUTUAL_NEIGHBOURS = 30
+_TIE = 0.001  # of worth: HDBSCAN's own cut is taken before a merging into more or fewer that is worth no more than that
 
 
 class ClusterConfig(BaseModel):
@@ -100,7 +101,7 @@ class PathTaken:
     fallback: str | None
     """Why the points were split without HDBSCAN; None when they were not."""
     own_cut: bool = False
-    """Whether one of HDBSCAN's own cuts was worth more than any merging of its leaves."""
+    """Whether one of HDBSCAN's own cuts was taken: worth more than any merging of its leaves, or level with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +129,21 @@ class Clustering:
         return float(np.mean(self.labels == -1)) if len(self.labels) else 0.0
 
 
-def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None) -> Clustering:
+def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None, *, picture: bool = True) -> Clustering:
     """Cluster (n, d) L2-normalised embeddings, in memory or mapped from a file; one row per distinct text.
 
+    Without `picture` UMAP does not lay the points flat, a tenth of the time: `coords_2d` are principal components then.
     Raises InputError when they have another shape or hold values that are not finite.
     """
     config = config or ClusterConfig()
     _check(embeddings)
     n = len(embeddings)
     if n <= config.sample_points:
-        return _cluster_all(np.asarray(embeddings, np.float32), config)
+        return _cluster_all(np.asarray(embeddings, np.float32), config, picture)
     rows = np.sort(np.random.default_rng(config.seed).choice(n, config.sample_points, replace=False))
     sample = np.asarray(embeddings[rows], np.float32)
     near = _neighbours(sample, config)
-    return _extend(_cluster_all(sample, config, near), sample, near, rows, embeddings, config)
+    return _extend(_cluster_all(sample, config, picture, near), sample, near, rows, embeddings, config)
 
 
 def chosen_min_cluster_size(n: int) -> int:
@@ -164,7 +166,7 @@ def _graph_size(n: int, config: ClusterConfig) -> int:
     return config.n_neighbors or umap_neighbors(n)
 
 
-def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None = None) -> Clustering:
+def _cluster_all(points: Floats, config: ClusterConfig, picture: bool, near: Neighbours | None = None) -> Clustering:
     n = len(points)
     least = max(config.min_points, 2 * NEIGHBOURS)
     if n < least:
@@ -199,12 +201,13 @@ def _cluster_all(points: Floats, config: ClusterConfig, near: Neighbours | None 
         fallback=None,
         own_cut=own_cut,
     )
-    how = "its own cut was worth more than any merging of them, with" if own_cut else "the groups were merged into"
+    how = "no merging of them was worth more than its own cut, with" if own_cut else "the groups were merged into"
     why = (
         f"HDBSCAN found {n_leaves} groups and left {noise:.0%} as noise; {how}"
         f" {labels.max() + 1} clusters, and {adopted.sum()} noise points were adopted by a near one"
     )
-    coords = lay_flat(reduced, graph_size, config.seed) if config.reducer == "umap" else flat_pca(reduced, config.seed)
+    flat = picture and config.reducer == "umap"
+    coords = lay_flat(reduced, graph_size, config.seed) if flat else flat_pca(reduced, config.seed)
     return Clustering(labels, adopted, coords, f"{config.reducer}+hdbscan", why, path)
 
 
@@ -214,7 +217,7 @@ def _best_cut(
     """Every point's cluster, which points were noise before, what the cut is worth, and whether HDBSCAN made it.
 
     Where clusters are dense but differ much in size, Ward's tree joins the small ones before the parts of a large one
-    meet: there a cut by excess of mass is worth more.
+    meet: there a cut by excess of mass is worth more, or about as much with another number of clusters.
     """
     weights = CutWeights(config.chance_weight, config.information_weight, config.doubt_weight, config.seed)
     groups = nearest_group(reduced, leaves)
@@ -230,7 +233,8 @@ def _best_cut(
             continue
         whole = nearest_group(reduced, own)
         value = criterion.of(whole)(np.arange(int(own.max()) + 1))
-        if value > best[2]:
+        tie = 0.0 if best[3] or own.max() == merged.max() else _TIE
+        if value > best[2] - tie:
             best = whole, own == -1, value, True
     return best
 
@@ -270,20 +274,19 @@ def _extend(
         return _all_noise(found, n)
     owners = found.labels[core]
     usual = usual_distances(near, found.labels)
-    nearest, ratios = nearest_exemplars(embeddings, sample[core], owners, usual, config.seed)
-    outside = np.ones(n, bool)
-    outside[rows] = False
+    others = np.setdiff1d(np.arange(n), rows, assume_unique=True)
+    nearest, ratios = nearest_exemplars(embeddings, others, sample[core], owners, usual, config.seed)
     most_left = round(config.max_tail_share * n) - int(np.sum(found.labels == -1))
-    taken = within_reach(ratios[outside], max(0, most_left)) if config.adopt_noise else ratios[outside] <= 1
+    taken = within_reach(ratios, max(0, most_left)) if config.adopt_noise else ratios <= 1
     labels, adopted = np.full(n, -1, np.int64), np.zeros(n, bool)
-    labels[outside] = np.where(taken, owners[nearest[outside]], -1)
+    labels[others] = np.where(taken, owners[nearest], -1)
     labels[rows], adopted[rows] = found.labels, found.adopted
-    coords = found.coords_2d[core[nearest]]
-    coords[rows] = found.coords_2d
+    coords = np.empty((n, 2), np.float32)
+    coords[others], coords[rows] = found.coords_2d[core[nearest]], found.coords_2d
     noise = float(np.mean(labels == -1))
     assert found.path is not None
     path = replace(found.path, n_points=n, noise_after=noise)
-    why = f"{found.why}, of a sample of {len(rows)}; {int((labels[outside] >= 0).sum())} of the other {n - len(rows)}"
+    why = f"{found.why}, of a sample of {len(rows)}; {int(taken.sum())} of the other {len(others)}"
     return Clustering(
         _by_size(labels), adopted, coords, found.method, f"{why} points went to the nearest sampled one's cluster", path
     )

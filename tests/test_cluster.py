@@ -46,6 +46,14 @@ def test_same_seed_same_clustering():
     assert np.array_equal(one.coords_2d, two.coords_2d)
 
 
+def test_labels_alone_are_the_same_without_the_picture():
+    points, _ = blobs([100, 120, 130], spread=0.12)
+    drawn, plain = cluster_embeddings(points), cluster_embeddings(points, picture=False)
+    assert np.array_equal(drawn.labels, plain.labels)
+    assert plain.coords_2d.shape == (350, 2) and np.isfinite(plain.coords_2d).all()
+    assert not np.allclose(drawn.coords_2d, plain.coords_2d)
+
+
 def test_near_noise_is_adopted_and_far_noise_is_not():
     points, truth = blobs([120, 120, 120], spread=0.25, n_noise=40, d=8)
     strict = cluster_embeddings(points, ClusterConfig(reducer="none", min_samples=15, adopt_noise=False))
@@ -175,15 +183,21 @@ def test_the_path_says_what_was_done():
     assert few.n_leaves is None
 
 
-def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said():
+def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said(monkeypatch):
     points, truth = blobs([400] + [15] * 20, spread=0.1, d=24)
     result = cluster_embeddings(points, ClusterConfig(reducer="none"))
     assert result.path.own_cut
-    assert "its own cut was worth more" in result.why
+    assert "no merging of them was worth more than its own cut" in result.why
     assert adjusted_rand_score(truth, result.labels) == 1.0
+    monkeypatch.setattr("clustering.cluster._TIE", -1.0)
+    merged = cluster_embeddings(points, ClusterConfig(reducer="none"))
+    assert not merged.path.own_cut and merged.n_clusters != result.n_clusters, (
+        "a merging needs not be worth more by that"
+    )
+    monkeypatch.setattr("clustering.cluster._TIE", 2.0)
     even, truth = blobs([150, 150, 150], spread=0.1)
     merged = cluster_embeddings(even, ClusterConfig(reducer="pca", min_cluster_size=10, seed=3))
-    assert not merged.path.own_cut
+    assert not merged.path.own_cut, "of cuts into as many clusters the own one has to be worth more, tie or not"
     assert "merged into" in merged.why
     assert adjusted_rand_score(truth, merged.labels) > 0.9
 
