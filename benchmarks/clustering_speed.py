@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import math
+import shlex
 import subprocess
 import sys
 import time
@@ -64,8 +65,8 @@ def main() -> None:
     rows = [_row([one for one in found if (one["n"], one["method"] != "default") == cell], found) for cell in cells]
     table("Clustering embeddings of 384 dimensions", rows)
     say(f"growth exponent of the default: {_growth([one for one in found if one['method'] == 'default'])}")
-    alone = given.alone or "''"
-    say(f"made by: python -m benchmarks.clustering_speed --sizes {given.sizes} --alone {alone} --seeds {given.seeds}")
+    sizes, alone = shlex.quote(given.sizes), shlex.quote(given.alone)
+    say(f"made by: python -m benchmarks.clustering_speed --sizes {sizes} --alone {alone} --seeds {given.seeds}")
 
 
 def _numbers(text: str) -> list[int]:
