@@ -50,10 +50,11 @@ def main() -> None:
             continue
         for embedder, model in models.items():
             vectors = embed_set(data, model)
-            rows = [_row(name, _measure(data, vectors, methods[name], given.seeds)) for name in names]
+            found = {name: _measure(data, vectors, methods[name], given.seeds) for name in names}
+            rows = [_row(name, runs) for name, runs in found.items()]
             table(f"{title} ({len(data.texts)} queries, {data.n_intents} intents), {embedder}", rows)
-            best.append(_standing(title, embedder, rows))
-    table("Mean ARI: the default against the best of the others", best)
+            best.append(_standing(title, embedder, found))
+    table("ARI: the default against the best of the others, on the same queries run by run", best)
     say(f"made by: python -m benchmarks.clustering_quality --part {given.part} --seeds {given.seeds}")
 
 
@@ -128,16 +129,21 @@ def _row(method: str, runs: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _standing(name: str, embedder: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    aris = {row["method"]: float(row["ARI"].split()[0]) for row in rows}
-    others = {method: value for method, value in aris.items() if method != "default"}
-    winner = max(others, key=lambda m: others[m], default="-")
+def _standing(name: str, embedder: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    from statistics import mean
+
+    aris = {method: [run["ARI"] for run in runs] for method, runs in found.items()}
+    own = aris.pop("default", [])
+    winner = max(aris, key=lambda method: mean(aris[method]), default="-")
+    ahead = [ours - theirs for ours, theirs in zip(own, aris.get(winner, []), strict=False)]
     return {
         "set": name,
         "embedder": embedder,
-        "default": aris.get("default", float("nan")),
-        "best other": others.get(winner, float("nan")),
+        "default": f"{mean(own):.3f}" if own else "-",
+        "best other": f"{mean(aris[winner]):.3f}" if aris else "-",
         "which": winner,
+        "ahead by": f"{mean(ahead):+.3f} [{min(ahead):+.3f}, {max(ahead):+.3f}]" if ahead else "-",
+        "in runs": f"{sum(one > 0 for one in ahead)} of {len(ahead)}" if ahead else "-",
     }
 
 
