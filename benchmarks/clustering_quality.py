@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ def main() -> None:
             table(f"{title} ({len(data.texts)} queries, {data.n_intents} intents), {embedder}", rows)
             best.append(_standing(title, embedder, found))
     table("ARI: the default against the best of the others, on the same queries run by run", best)
-    say(f"made by: python -m benchmarks.clustering_quality --part {given.part} --seeds {given.seeds}")
+    chosen = f"--sets {given.sets} --embedders {','.join(models)} --methods {shlex.quote(','.join(names))}"
+    say(f"made by: python -m benchmarks.clustering_quality {chosen} --seeds {given.seeds} --part {given.part}")
 
 
 def _measure(data: Labelled, vectors: Any, method: Method, seeds: str) -> list[dict[str, float]]:
@@ -133,17 +135,19 @@ def _standing(name: str, embedder: str, found: dict[str, list[dict[str, float]]]
     from statistics import mean
 
     aris = {method: [run["ARI"] for run in runs] for method, runs in found.items()}
-    own = aris.pop("default", [])
-    winner = max(aris, key=lambda method: mean(aris[method]), default="-")
-    ahead = [ours - theirs for ours, theirs in zip(own, aris.get(winner, []), strict=False)]
+    own = aris.pop("default", None)
+    if own is None or not aris:
+        return {"set": name, "embedder": embedder, "which": "the default or a rival was not run"}
+    winner = max(aris, key=lambda method: mean(aris[method]))
+    ahead = [ours - theirs for ours, theirs in zip(own, aris[winner], strict=True)]
     return {
         "set": name,
         "embedder": embedder,
-        "default": f"{mean(own):.3f}" if own else "-",
-        "best other": f"{mean(aris[winner]):.3f}" if aris else "-",
+        "default": f"{mean(own):.3f}",
+        "best other": f"{mean(aris[winner]):.3f}",
         "which": winner,
-        "ahead by": f"{mean(ahead):+.3f} [{min(ahead):+.3f}, {max(ahead):+.3f}]" if ahead else "-",
-        "in runs": f"{sum(one > 0 for one in ahead)} of {len(ahead)}" if ahead else "-",
+        "ahead by": f"{mean(ahead):+.3f} [{min(ahead):+.3f}, {max(ahead):+.3f}]",
+        "in runs": f"{sum(one > 0 for one in ahead)} of {len(ahead)}",
     }
 
 
