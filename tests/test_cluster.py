@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from cascade.errors import InputError
-from clustering.cluster import ClusterConfig, chosen_min_cluster_size, cluster_embeddings
+from clustering.cluster import ClusterConfig, chosen_min_cluster_size, chosen_sample_points, cluster_embeddings
 from clustering.embed import EmbedConfig, embed_texts
 from clustering.reduce import umap_epochs, umap_neighbors
 
@@ -153,6 +153,11 @@ def test_above_the_sample_every_point_goes_to_its_own_group():
     assert np.isfinite(result.coords_2d).all() and result.coords_2d.shape == (1200, 2)
 
 
+def test_the_sample_grows_with_the_points_and_is_bounded():
+    sizes = [chosen_sample_points(n) for n in (30_000, 78_000, 90_000, 100_000, 10_000_000)]
+    assert sizes == [25_000, 25_000, 28_800, 32_000, 32_000]
+
+
 def test_mapped_embeddings_cluster_like_those_in_memory(tmp_path):
     points, _ = blobs([500, 400, 300], spread=0.1)
     np.save(tmp_path / "points.npy", points)
@@ -190,6 +195,9 @@ def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said(monkeypatch)
     assert "no merging of them was worth more than its own cut" in result.why
     assert adjusted_rand_score(truth, result.labels) == 1.0
     monkeypatch.setattr("clustering.cluster._TIE", -1.0)
+    clear = cluster_embeddings(points, ClusterConfig(reducer="none"))
+    assert clear.path.own_cut, "it leaves next to no noise, for which there is a tie of its own"
+    monkeypatch.setattr("clustering.cluster._CLEAR_NOISE", 0.0)
     merged = cluster_embeddings(points, ClusterConfig(reducer="none"))
     assert not merged.path.own_cut and merged.n_clusters != result.n_clusters, (
         "a merging needs not be worth more by that"
