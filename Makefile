@@ -1,6 +1,8 @@
 # Five words are enough: demo, test, check, fix, lab (and bench for the README's figures).
 PYTHON ?= python3
 VENV := .venv
+# processes that the tests are spread over, some 1.5 GB of memory each: make test JOBS=4
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -16,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/cascade-distill demo
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .
