@@ -74,7 +74,7 @@ class ClusterConfig(BaseModel):
     """More noise than this in HDBSCAN's leaves, and the points are split without it."""
     min_points: int = Field(default=300, ge=0)
     """Fewer points than this are split without HDBSCAN."""
-    sample_points: int | None = Field(default=None, ge=100)
+    sample_points: int = Field(default=25_000, ge=100)
     """Most points that are clustered themselves."""
     seed: int = 0
 
@@ -139,10 +139,9 @@ def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None, 
     config = config or ClusterConfig()
     _check(embeddings)
     n = len(embeddings)
-    most = config.sample_points or chosen_sample_points(n)
-    if n <= most:
+    if n <= config.sample_points:
         return _cluster_all(np.asarray(embeddings, np.float32), config, picture)
-    rows = np.sort(np.random.default_rng(config.seed).choice(n, most, replace=False))
+    rows = np.sort(np.random.default_rng(config.seed).choice(n, config.sample_points, replace=False))
     sample = np.asarray(embeddings[rows], np.float32)
     near = _neighbours(sample, config)
     return _extend(_cluster_all(sample, config, picture, near), sample, near, rows, embeddings, config)
@@ -151,12 +150,6 @@ def cluster_embeddings(embeddings: Floats, config: ClusterConfig | None = None, 
 def chosen_min_cluster_size(n: int) -> int:
     """Smallest group looked for among n points: 4, and a thousandth of them above 4,500."""
     return max(4, round(n / 1000))
-
-
-def chosen_sample_points(n: int) -> int:
-    """Most of n points that are clustered themselves: 25,000, growing to 32,000 at 100,000 points. What is rare has a
-    quarter more members in the larger sample, which takes a third longer."""
-    return min(max(25_000, round(0.32 * n)), 32_000)
 
 
 def _check(embeddings: Floats) -> None:

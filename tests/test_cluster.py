@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from cascade.errors import InputError
-from clustering.cluster import ClusterConfig, chosen_min_cluster_size, chosen_sample_points, cluster_embeddings
+from clustering.cluster import ClusterConfig, chosen_min_cluster_size, cluster_embeddings
 from clustering.embed import EmbedConfig, embed_texts
 from clustering.reduce import umap_epochs, umap_neighbors
 
@@ -151,11 +151,6 @@ def test_above_the_sample_every_point_goes_to_its_own_group():
     alone = np.where(result.labels < 0, 10_000 + np.arange(1200), result.labels)
     assert adjusted_rand_score(truth, alone) > 0.95
     assert np.isfinite(result.coords_2d).all() and result.coords_2d.shape == (1200, 2)
-
-
-def test_the_sample_grows_with_the_points_and_is_bounded():
-    sizes = [chosen_sample_points(n) for n in (30_000, 78_000, 90_000, 100_000, 10_000_000)]
-    assert sizes == [25_000, 25_000, 28_800, 32_000, 32_000]
 
 
 def test_mapped_embeddings_cluster_like_those_in_memory(tmp_path):
