@@ -20,8 +20,6 @@ from flows.config import HELD_QUALITY
 from flows.outcomes import ArmOutcomes, outcomes_of
 from flows.rundir import read_json, write_json
 
-FOLDER = Path("benchmarks/results/targeted")
-
 
 @dataclass(frozen=True)
 class ArmRecord:
@@ -43,7 +41,7 @@ def record_of(result: ArmResult) -> ArmRecord:
 
 
 def write_world(folder: Path, name: str, records: Sequence[ArmRecord]) -> Path:
-    """Write FOLDER/NAME.json; arms that it has and that are not among these stay. Returns its path."""
+    """Write `folder`/`name`.json; arms that it has and that are not among these stay. Returns its path."""
     path = folder / f"{name}.json"
     kept = {} if not path.exists() else {_key(row): row for row in read_json(path)}
     kept |= {_key(row): row for row in map(_to_row, records)}

@@ -7,7 +7,8 @@ verifier refitted at the same quality target. Intervals are at 90 %, over querie
 finished is kept under .lab/benchmarks/targeted and not made again; an arm with 1,000 answers takes minutes on a core.
 
 What the tables need of each world is written to benchmarks/results/targeted; `--recorded` prints them from there, and
-runs nothing.
+runs nothing. Another machine trains a little differently, so the arms of a world have to be of one: run anew, they are
+better kept apart (`--records`).
 
 `--part development` holds out other intents than the test does: everything that was chosen was chosen there.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.targeted_records import ArmRecord
 
 FOLDER = Path(".lab/benchmarks/targeted")
+RECORDS = Path("benchmarks/results/targeted")
 CONFIGS = {"clinc150": Path("configs/clinc150.yaml"), "banking77": Path("configs/banking77.yaml"),
            "shop": Path("configs/demo.yaml")}  # fmt: skip
 
@@ -39,12 +41,12 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(MAIN), help="arms of `cascade-distill compare`, with commas, or all")
     parser.add_argument("--part", choices=("development", "test"), default="test")
     parser.add_argument("--recorded", action="store_true", help="print what earlier runs recorded, and run nothing")
+    parser.add_argument("--records", type=Path, default=RECORDS, help=f"folder of what is kept ({RECORDS})")
     parser.add_argument("--picture", type=Path, default=None, help="PNG file for the learning curve of the last set")
     given = parser.parse_args()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
-    from benchmarks.targeted_records import FOLDER as RECORDS
     from benchmarks.targeted_records import read_world, write_world
     from flows.arms import ARMS, choose_arms
 
@@ -57,11 +59,11 @@ def main() -> None:
         for seed in _numbers(given.seeds):
             world = f"{name}-{given.part}-{seed}"
             if given.recorded:
-                kept = [r for r in read_world(RECORDS, world) if r.taken.arm in arms and r.taken.level in answers]
+                kept = [r for r in read_world(given.records, world) if r.taken.arm in arms and r.taken.level in answers]
                 records += sorted(kept, key=lambda r: (r.taken.level, arms.index(r.taken.arm)))
             else:
                 own = one_seed(name, seed, arms, answers, given.part)
-                write_world(RECORDS, world, own)
+                write_world(given.records, world, own)
                 records += own
         _print(name, records, given)
 
@@ -99,7 +101,7 @@ def _print(name: str, records: list[ArmRecord], given: argparse.Namespace) -> No
     say(headline(found))
     say(
         f"made by: python -m benchmarks.targeted_vs_untargeted --sets {name} --seeds {given.seeds}"
-        f" --answers {given.answers} --arms {given.arms} --part {given.part}"
+        f" --answers {given.answers} --arms {given.arms} --part {given.part} --records {given.records}"
     )
     if given.picture is not None:
         quality = list(found[0].held)[-1]
