@@ -3,8 +3,9 @@
 HDBSCAN (Campello, Moulavi, Sander 2013) leaves most short texts as noise in 128 or more dimensions, so the vectors
 are first reduced. Its leaves, pure but too many, are merged to the number of clusters that is worth most, unless its
 own cut is worth more (`clustering.merge`). Noise keeps the label -1: it is the absence of a cluster and nothing
-downstream may treat it as one. Above `sample_points` points a random sample is clustered so, and every other point
-goes to the cluster of the sampled point nearest to it: time and memory then grow with n alone.
+downstream may treat it as one. Above `sample_points` points a random sample is clustered so, every other point
+goes to the cluster of the sampled point nearest to it, and rare clusters are looked at once more with all their points
+(`clustering.gaps`): time and memory then grow with n alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from clustering.adopt import (
     usual_distances,
     within_reach,
 )
+from clustering.gaps import part_at_gaps
 from clustering.merge import Criterion, CutWeights, merge_leaves
 from clustering.near import Neighbours, nearest_neighbors
 from clustering.reduce import (
@@ -101,6 +103,8 @@ class PathTaken:
     noise_after: float
     fallback: str | None
     """Why the points were split without HDBSCAN; None when they were not."""
+    n_parted: int = 0
+    """Rare clusters of the sample that all their points showed to be two (`clustering.gaps`)."""
     own_cut: bool = False
     """Whether one of HDBSCAN's own cuts was taken: worth more than any merging of its leaves, or level with it."""
 
@@ -284,13 +288,14 @@ def _extend(
     labels[rows], adopted[rows] = found.labels, found.adopted
     coords = np.empty((n, 2), np.float32)
     coords[others], coords[rows] = found.coords_2d[core[nearest]], found.coords_2d
-    noise = float(np.mean(labels == -1))
     assert found.path is not None
-    path = replace(found.path, n_points=n, noise_after=noise)
-    why = f"{found.why}, of a sample of {len(rows)}; {int(taken.sum())} of the other {len(others)}"
-    return Clustering(
-        _by_size(labels), adopted, coords, found.method, f"{why} points went to the nearest sampled one's cluster", path
+    labels, parted = part_at_gaps(labels, embeddings, rows, found.path.min_cluster_size, config.seed)
+    path = replace(found.path, n_points=n, noise_after=float(np.mean(labels == -1)), n_parted=parted)
+    why = (
+        f"{found.why}, of a sample of {len(rows)}; {int(taken.sum())} of the other {len(others)} points went to the"
+        f" nearest sampled one's cluster, and all points showed {parted} rare clusters to be two"
     )
+    return Clustering(_by_size(labels), adopted, coords, found.method, why, path)
 
 
 def _all_noise(found: Clustering, n: int) -> Clustering:

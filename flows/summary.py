@@ -124,6 +124,7 @@ def path_sentences(clustering: Clustering) -> list[tuple[str, str]]:
         ("distinct texts", f"{path.n_points:,}{sampled}"),
         ("smallest group", f"{path.min_cluster_size} texts"),
         ("HDBSCAN's groups, merged into", merged),
+        *([("rare clusters of the sample that were two", f"{path.n_parted}")] if sampled else []),
         ("noise before the policy", "-" if path.noise_before is None else f"{path.noise_before:.1%}"),
         ("noise adopted by a near cluster", f"{path.n_adopted:,} texts"),
         ("noise after the policy", f"{path.noise_after:.1%}"),
