@@ -69,7 +69,7 @@ def least_cut(points: Floats, fewest: int) -> tuple[float, Side]:
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
     m, k = len(points), min(_NEIGHBOURS, len(points) - 1)
-    indices = nearest_neighbors(points, k + 1)[0][:, 1:]
+    indices = nearest_neighbors(points, k + 1, single=True)[0][:, 1:]
     edges = coo_array((np.ones(m * k), (np.repeat(np.arange(m), k), indices.ravel())), (m, m)).tocsr()
     graph = edges.maximum(edges.T)
     degrees = np.asarray(graph.sum(axis=1)).ravel()

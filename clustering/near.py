@@ -17,11 +17,12 @@ _PROBED_CELLS = 8
 _ROUNDS = 3  # of k-means: cells need to be compact, not right
 
 
-def nearest_neighbors(points: Floats, k: int) -> Neighbours:
+def nearest_neighbors(points: Floats, k: int, *, single: bool = False) -> Neighbours:
     """(n, k) nearest neighbours of (n, d) points and euclidean distances, each point its own first. Exact search: for
-    tens of thousands of points it is done before UMAP has compiled its approximate one."""
+    tens of thousands of points it is done before UMAP has compiled its approximate one. `single` takes single
+    precision for few points, too: several times faster."""
     k = min(k, len(points))
-    if len(points) > MANY_POINTS and points.shape[1] > 20:
+    if (single or len(points) > MANY_POINTS) and points.shape[1] > 20:
         return _by_products(points, k)
     from sklearn.neighbors import NearestNeighbors
 
@@ -93,8 +94,11 @@ class Cells:
 
 def _nearest_centres(points: Floats, centres: Floats, k: int) -> Indices:
     """(n, k) the centres nearest to each point, in no order."""
-    apart = np.einsum("ij,ij->i", centres, centres) / 2 - points @ centres.T
-    return np.argpartition(apart, k - 1, axis=1)[:, :k] if k < len(centres) else np.tile(np.arange(k), (len(points), 1))
+    import torch
+
+    squares = torch.from_numpy(np.einsum("ij,ij->i", centres, centres) / 2)
+    apart = torch.addmm(squares, torch.from_numpy(points), torch.from_numpy(centres).T, alpha=-1)
+    return np.asarray(torch.topk(apart, k, dim=1, largest=False, sorted=False).indices.numpy())
 
 
 def _grouped(labels: Indices, count: int) -> tuple[Indices, Indices]:
