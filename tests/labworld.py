@@ -43,6 +43,7 @@ def config_values(world: World, folder: Path, **changes: Any) -> dict[str, Any]:
         "calibration": {"max_error_accepted": 0.06},
         "cluster": {"min_cluster_size": 20},
         "target": {"n_answers": 400},
+        "training_set": {"min_replay": 0},
         "train": {"epochs": 8},
         "gate": {"quality_margin": 0.05, "cluster_margin": 0.25, "max_false_accept": 0.2},
     }
