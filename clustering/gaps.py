@@ -55,7 +55,7 @@ def _side_of(points: Floats, fewest: int, seed: int) -> Side | None:
         conductance, side = least_cut(points, fewest)
         return side if conductance <= MOST_CONDUCTANCE else None
     looked = np.sort(np.random.default_rng(seed).choice(m, _LOOKED_AT, replace=False))
-    conductance, side = least_cut(points[looked], round(fewest * _LOOKED_AT / m))
+    conductance, side = least_cut(points[looked], max(_NEIGHBOURS, round(fewest * _LOOKED_AT / m)))
     if conductance > MOST_CONDUCTANCE:
         return None
     nearest, _ = Cells(points[looked], seed).nearest(points)

@@ -94,6 +94,15 @@ def test_of_many_members_some_are_looked_at_and_all_find_their_side(monkeypatch)
     assert adjusted_rand_score(truth, parted) > 0.99
 
 
+def test_a_cluster_that_the_sample_hardly_met_is_looked_at_too(monkeypatch):
+    monkeypatch.setattr(gaps, "_LOOKED_AT", 60)
+    points, truth = groups([500, 6000, 5500], apart=0.6)
+    labels, rows = np.minimum(truth, 1).astype(np.int64), np.concatenate([np.arange(500), [600, 9000]])
+    parted, count = part_at_gaps(labels, points, rows, 1, 0)
+    assert count == 1, "its sides have hardly a point of those looked at by their share of the sample"
+    assert adjusted_rand_score(truth, parted) > 0.99
+
+
 def test_clustering_above_the_sample_parts_them_and_says_so():
     points, truth = groups([1500, 1500, 1500, 160, 160], apart=0.42, spread=0.06)
     order = np.random.default_rng(0).permutation(len(points))
