@@ -77,7 +77,7 @@ def least_cut(points: Floats, fewest: int) -> tuple[float, Side]:
     start = np.random.default_rng(0).normal(size=m)
     try:
         values, vectors = eigsh(scale @ graph @ scale, k=2, which="LA", v0=start, tol=1e-4)
-    except ArpackNoConvergence:
+    except ArpackNoConvergence:  # no gap is plain then, and the cluster stays whole
         return 1.0, np.zeros(m, bool)
     order = np.argsort(vectors[:, values.argmin()] / np.sqrt(degrees), kind="stable")
     crossing, volume = _along(graph[order][:, order].tocoo(), degrees[order])

@@ -20,7 +20,7 @@ _ROUNDS = 3  # of k-means: cells need to be compact, not right
 def nearest_neighbors(points: Floats, k: int, *, single: bool = False) -> Neighbours:
     """(n, k) nearest neighbours of (n, d) points and euclidean distances, each point its own first. Exact search: for
     tens of thousands of points it is done before UMAP has compiled its approximate one. `single` takes single
-    precision for few points, too: several times faster."""
+    precision for few points, too, which is faster."""
     k = min(k, len(points))
     if (single or len(points) > MANY_POINTS) and points.shape[1] > 20:
         return _by_products(points, k)
