@@ -16,6 +16,7 @@ Floats = NDArray[np.float32]
 Reducer = Literal["umap", "pca", "none"]
 _FLAT_POINTS = 5000
 _LARGE_POINTS = 12_500
+_NEGATIVES = 5
 _BESIDE = 0.01  # of the picture's spread: points that share a place would hide one another
 
 
@@ -105,8 +106,15 @@ def umap_neighbors(n: int) -> int:
     return 10 if n > _LARGE_POINTS else 15
 
 
+def umap_negatives(n: int) -> int:
+    """Points that an edge's end is pushed away from per epoch, for n points: 5, UMAP's own choice, and 2 above 12,500,
+    each pushing 2.5 times as strongly: the same repulsion in half of the layout's time."""
+    return 2 if n > _LARGE_POINTS else _NEGATIVES
+
+
 def _umap(points: Floats, n_components: int, near: Neighbours, seed: int) -> Floats:
     indices, distances = near
+    negatives = umap_negatives(len(points))
     cosine = distances**2 / 2  # of unit vectors
     with quiet():
         from umap import UMAP
@@ -115,6 +123,8 @@ def _umap(points: Floats, n_components: int, near: Neighbours, seed: int) -> Flo
             n_components=n_components,
             n_neighbors=indices.shape[1],
             n_epochs=umap_epochs(len(points)),
+            negative_sample_rate=negatives,
+            repulsion_strength=_NEGATIVES / negatives,
             min_dist=0.0,
             metric="cosine",
             random_state=seed,

@@ -10,7 +10,8 @@ from sklearn.metrics import adjusted_rand_score
 from cascade.errors import InputError
 from clustering.cluster import ClusterConfig, chosen_min_cluster_size, cluster_embeddings
 from clustering.embed import EmbedConfig, embed_texts
-from clustering.reduce import umap_epochs, umap_neighbors
+from clustering.near import nearest_neighbors
+from clustering.reduce import reduce_points, umap_epochs, umap_negatives, umap_neighbors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLINC, POTION = SHARED / "datasets" / "clinc150" / "data_full.json", SHARED / "models" / "potion-base-4m"
@@ -207,6 +208,20 @@ def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said(monkeypatch)
 
 def test_umap_takes_fewer_epochs_the_more_points_there_are():
     assert [umap_epochs(n) for n in (5000, 5001, 12_500, 12_501)] == [None, 200, 200, 50]
+
+
+@pytest.mark.parametrize(("large", "negatives"), [(12_500, 5), (100, 2)])
+def test_umap_pushes_as_hard_with_fewer_negatives_of_many_points(monkeypatch, large, negatives):
+    import umap
+
+    monkeypatch.setattr("clustering.reduce._LARGE_POINTS", large)
+    given = {}
+    make = umap.UMAP
+    monkeypatch.setattr(umap, "UMAP", lambda **settings: given.update(settings) or make(**settings))
+    points, _ = blobs([100, 100], spread=0.1)
+    reduce_points(points, "umap", 2, nearest_neighbors(points, 15), seed=0)
+    assert umap_negatives(len(points)) == given["negative_sample_rate"] == negatives
+    assert given["negative_sample_rate"] * given["repulsion_strength"] == 5
 
 
 def test_umap_takes_fewer_neighbours_of_many_points_and_the_path_says_how_many(monkeypatch):
