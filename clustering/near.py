@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -37,21 +42,37 @@ def _by_products(points: Floats, k: int) -> Neighbours:
     import torch
 
     n = len(points)
-    whole = torch.from_numpy(np.array(points, np.float32))
+    per_group = max(1, round((n / k) ** 0.5))  # so that a row's groups and the members looked at are about as many
+    n_groups = -(-n // per_group)
+    whole = torch.zeros(per_group * n_groups, points.shape[1])
+    whole.numpy()[:n] = points
     squares = (whole * whole).sum(dim=1)
+    squares[n:] = torch.inf  # what fills up the last groups is near to nothing
     indices, distances = np.empty((n, k), np.int64), np.zeros((n, k), np.float32)
     indices[:, 0] = np.arange(n)
-    room = torch.empty((min(_BLOCK, n), n))  # once: fresh memory for each block costs a sixth of the time
+    room = torch.empty(min(_BLOCK, n), len(whole))  # once: fresh memory for each block costs a sixth of the time
     for start in range(0, n, _BLOCK):
-        part = whole[start : start + _BLOCK]
+        part = whole[start : min(start + _BLOCK, n)]
         rows = torch.arange(len(part))
         apart = torch.addmm(squares, part, whole.T, alpha=-2, out=room[: len(part)])
         apart[rows, start + rows] = torch.inf
-        least, nearest = torch.topk(apart, k - 1, dim=1, largest=False)
-        squared = (least + squares[start : start + _BLOCK, None]).numpy()
-        indices[start : start + _BLOCK, 1:] = nearest.numpy()
-        distances[start : start + _BLOCK, 1:] = np.sqrt(np.where(squared < _SAME, 0.0, squared))
+        least, nearest = _least(apart.view(len(part), per_group, n_groups), k - 1)
+        squared = (least + squares[start : start + len(part), None]).numpy()
+        indices[start : start + len(part), 1:] = nearest.numpy()
+        distances[start : start + len(part), 1:] = np.sqrt(np.where(squared < _SAME, 0.0, squared))
     return indices, distances
+
+
+def _least(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(rows, k) least of each row's values, ascending, and their columns. The values are (rows, per group, groups),
+    column c in group c modulo groups: the k least are in the k groups with the least minima, the only ones sorted."""
+    import torch
+
+    rows, per_group, n_groups = values.shape
+    groups = torch.topk(values.amin(dim=1), k, dim=1, largest=False, sorted=False).indices
+    columns = (groups[:, None] + n_groups * torch.arange(per_group)[:, None]).view(rows, per_group * k)
+    least, places = torch.topk(values.view(rows, -1).gather(1, columns), k, dim=1, largest=False)
+    return least, columns.gather(1, places)
 
 
 class Cells:

@@ -15,7 +15,7 @@ def unit(n, d=32, groups=40, seed=0):
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("n", [40, 2500])
+@pytest.mark.parametrize("n", [31, 40, 71, 1337, 2500])
 def test_neighbours_by_products_are_the_exact_ones(monkeypatch, n):
     points = unit(n)
     exact, distances = nearest_neighbors(points, 31)
