@@ -93,10 +93,10 @@ def flat_pca(points: Floats, seed: int) -> Floats:
 
 
 def umap_epochs(n: int) -> int | None:
-    """For n points, None for UMAP's own choice (500): 200 from 5,001 on, which it takes for large data, and 50 above
+    """For n points, None for UMAP's own choice (500): 200 from 5,001 on, which it takes for large data, and 60 above
     12,500, where the layout would take most of the time."""
     if n > _LARGE_POINTS:
-        return 50
+        return 60
     return 200 if n > MANY_POINTS else None
 
 

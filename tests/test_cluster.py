@@ -207,7 +207,7 @@ def test_hdbscans_own_cut_is_taken_where_sizes_differ_much_and_said(monkeypatch)
 
 
 def test_umap_takes_fewer_epochs_the_more_points_there_are():
-    assert [umap_epochs(n) for n in (5000, 5001, 12_500, 12_501)] == [None, 200, 200, 50]
+    assert [umap_epochs(n) for n in (5000, 5001, 12_500, 12_501)] == [None, 200, 200, 60]
 
 
 @pytest.mark.parametrize(("large", "negatives"), [(12_500, 5), (100, 2)])
