@@ -40,7 +40,7 @@ def config_values(world: World, folder: Path, **changes: Any) -> dict[str, Any]:
         "flagship": {"base_url": world.flagship_url},
         # Half of the demo's traffic or less: targets and margins that so few queries can prove.
         "serve": {"cold_start_queries": 400},
-        "calibration": {"max_error_accepted": 0.06},
+        "calibration": {"max_error_accepted": 0.06, "max_quality_loss": None},
         "cluster": {"min_cluster_size": 20},
         "target": {"n_answers": 400},
         "training_set": {"min_replay": 0},
