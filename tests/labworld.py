@@ -38,7 +38,7 @@ def config_values(world: World, folder: Path, **changes: Any) -> dict[str, Any]:
         "student": {"base_model": str(world.base_model_path)},
         "embed": {"model": str(world.embedder_path)},
         "flagship": {"base_url": world.flagship_url},
-        # Half of the demo's traffic or less: targets and margins that so few queries can prove.
+        # Half of the demo's traffic or less: targets and margins that so few queries can prove, and the promise alone.
         "serve": {"cold_start_queries": 400},
         "calibration": {"max_error_accepted": 0.06, "max_quality_loss": None},
         "cluster": {"min_cluster_size": 20},

@@ -76,7 +76,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
         "prices": str(ROOT / "configs/prices.yaml"),
         "window": {"days": 6.99, "pool": 0.6, "calibration": 0.2},
         "cluster": {"min_points": 150},
-        "calibration": {"max_error_accepted": 0.06, "max_quality_loss": None},
+        "calibration": {"max_error_accepted": 0.06},
         "embed": {"model": str(LabConfig().models / "embedder")},
     }
     values["student"] |= {"base_model": str(LabConfig().models / "base")}
